@@ -1,0 +1,22 @@
+"""The ``preheat`` command: hands over to the package that the first word names."""
+
+import importlib
+import sys
+
+COMMANDS = {"serve": "run a variant: gateway and engine"}
+USAGE = "usage: preheat COMMAND …\n\n" + "\n".join(
+    f"  {name:8} {sentence}" for name, sentence in COMMANDS.items()
+)
+
+
+def main() -> int:
+    """Exit status of the chosen package's command line; 2 when there is no such package."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] not in COMMANDS:
+        print(f"preheat: no command {arguments[0]!r}\n{USAGE}", file=sys.stderr)
+        return 2
+    # Imported late: the image ships only some of the packages.
+    return int(importlib.import_module(f"{arguments[0]}.__main__").main(arguments[1:]))

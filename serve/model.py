@@ -1,0 +1,161 @@
+"""A model: which checkpoint is served, and the facts of it that a command depends on.
+
+Reads headers only (a few kilobytes), never tensors. Refuses what vLLM would only refuse after
+half a minute of imports: a folder without config, tokenizer or weights, a truncated shard.
+"""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from serve.config import Config, parse, read_pairs
+from serve.errors import ConfigError, nearest
+
+# A header larger than this is refused by the safetensors library too.
+MAX_HEADER_BYTES = 100_000_000
+PREFIX = struct.Struct("<Q")
+
+
+class ModelSource(Config):
+    """``experiments/models/<name>.env``: where a named model lies and how vLLM should take it."""
+
+    name: str = Field(description="Name of the file; not settable.")
+    path: Path = Field(description="Checkpoint folder, absolute or relative to the repository.")
+    get: str = Field("", description="Command that fetches the checkpoint when it is not there.")
+    language_model_only: bool = Field(
+        False, description="Leave the vision tower of a multimodal checkpoint out."
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint that was found sound.
+
+    ``path`` is absolute: vLLM hashes that string into its compile-cache key.
+    """
+
+    name: str
+    path: Path
+    architecture: str
+    weight_bytes: int
+    has_mtp: bool
+    language_model_only: bool = False
+
+
+def known_models(experiments: Path) -> list[str]:
+    """Names of the models that stand in ``experiments/models``, sorted."""
+    return sorted(path.stem for path in (experiments / "models").glob("*.env"))
+
+
+def find_model(name: str, experiments: Path) -> ModelSource:
+    """The named source, or a bare path taken as one.
+
+    :raises ConfigError: neither a known name nor an existing path.
+    """
+    known = known_models(experiments)
+    if name in known:
+        path = experiments / "models" / f"{name}.env"
+        source = parse(ModelSource, read_pairs(path), str(path), name=name)
+        return source.model_copy(update={"path": experiments.parent / source.path})
+    path = Path(name).expanduser()
+    if "/" in name or path.exists():
+        path = path.resolve()
+        return ModelSource.model_validate({"NAME": path.name, "PATH": path})
+    raise ConfigError(
+        f"no model {name!r}{nearest(name, known)}",
+        f"there are: {', '.join(known) or 'none'}; or give the path of a checkpoint folder",
+    )
+
+
+def load_model(source: ModelSource) -> Model:
+    """Read the checkpoint's headers.
+
+    :raises ConfigError: naming the file and what was expected of it.
+    """
+    folder = source.path
+    if not folder.is_dir():
+        hint = f"fetch it: {source.get}" if source.get else "MODEL takes a name or a folder"
+        raise ConfigError(f"model {source.name}: no folder {folder}", hint)
+    config = _read_object(folder / "config.json")
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        raise ConfigError(f"{folder / 'config.json'}: no 'architectures': not a checkpoint")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise ConfigError(f"{folder}: no tokenizer.json: the engine could not read text")
+    names, size = _weights(folder)
+    return Model(
+        name=source.name,
+        path=folder.resolve(),
+        architecture=str(architectures[0]),
+        weight_bytes=size,
+        has_mtp=any(name.startswith("mtp.") for name in names),
+        language_model_only=source.language_model_only,
+    )
+
+
+def tensor_names(shard: Path) -> set[str]:
+    """Names of the tensors in one safetensors file, from its header alone.
+
+    Layout: little-endian u64 header length, JSON header, then the bytes that
+    ``data_offsets`` [begin, end) count from (safetensors README, "Format").
+
+    :raises ConfigError: not safetensors, or shorter than its header says.
+    """
+    size = shard.stat().st_size
+    with shard.open("rb") as file:
+        prefix = file.read(PREFIX.size)
+        length = PREFIX.unpack(prefix)[0] if len(prefix) == PREFIX.size else 0
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size - PREFIX.size):
+            raise ConfigError(f"{shard}: not a safetensors file (header length {length})")
+        header = _parse_object(file.read(length), shard)
+    header.pop("__metadata__", None)
+    try:
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        raise ConfigError(f"{shard}: a tensor has no data_offsets") from error
+    if (expected := PREFIX.size + length + end) != size:
+        raise ConfigError(
+            f"{shard}: expected {expected} bytes by its header, got {size}",
+            "the file is truncated or damaged: fetch it again",
+        )
+    return set(header)
+
+
+def _weights(folder: Path) -> tuple[set[str], int]:
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        raise ConfigError(f"{folder}: no *.safetensors: not a checkpoint that vLLM can load")
+    names = set().union(*(tensor_names(shard) for shard in shards))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        mapped = _read_object(index).get("weight_map")
+        if not isinstance(mapped, dict):
+            raise ConfigError(f"{index}: no 'weight_map'")
+        if missing := sorted(set(mapped) - names):
+            raise ConfigError(
+                f"{folder}: {len(missing)} tensors of the index are in no shard, "
+                f"first {missing[0]} ({mapped[missing[0]]})",
+                "fetch the missing shards",
+            )
+    return names, sum(shard.stat().st_size for shard in shards)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        return _parse_object(path.read_bytes(), path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _parse_object(raw: bytes, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value

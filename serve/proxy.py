@@ -1,0 +1,217 @@
+"""Forwards one request to the engine and its answer back, byte for byte, chunk by chunk.
+
+A raw ASGI application: bodies and unknown fields pass as they came, streams are not buffered,
+and a client that leaves closes the upstream connection, which makes vLLM abort the request.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+
+from aiohttp import ClientError, ClientResponse, ClientSession
+from starlette.types import Receive, Scope, Send
+from yarl import URL
+
+from serve.engine import Engine
+from serve.errors import envelope, sse_error
+from serve.telemetry import REQUEST_ID, Metrics
+
+logger = logging.getLogger(__name__)
+
+# Meant for one connection only (RFC 9110, 7.6.1), plus what each side states for itself.
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+# The gateway's keys are no business of the engine's; length and host belong to the connection.
+NOT_SENT = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"x-request-id", b"expect"}
+NOT_RETURNED = HOP_BY_HOP | {b"server", b"date", b"x-request-id"}
+EVENT_STREAM = b"text/event-stream"
+
+
+class BodyTooLarge(Exception):
+    """The client sends more than the gateway takes."""
+
+
+class ClientGone(Exception):
+    """The client closed its connection before it had sent everything."""
+
+
+class Proxy:
+    """The ASGI application behind every forwarded route."""
+
+    def __init__(
+        self, engine: Engine, session: ClientSession, metrics: Metrics, max_body_bytes: int
+    ) -> None:
+        self._engine = engine
+        self._session = session
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        answer = Answer(send)
+        if not self._engine.ready:
+            await self._not_ready(answer)
+            return
+        try:
+            body = await read_body(receive, self._max_body_bytes)
+        except BodyTooLarge:
+            message = f"the request body is larger than {self._max_body_bytes} bytes"
+            await answer.error(413, message, kind="invalid_request_error", code="body_too_large")
+            return
+        except ClientGone:
+            return
+        with self._metrics.in_flight.track_inprogress():
+            await self._until_gone(scope, receive, body, answer)
+
+    async def _until_gone(
+        self, scope: Scope, receive: Receive, body: bytes, answer: "Answer"
+    ) -> None:
+        forward = asyncio.create_task(self._forward(scope, body, answer))
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait({forward, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not forward.done():
+                self._metrics.cancelled.inc()
+                forward.cancel()
+            # Until the upstream connection is closed, vLLM has not heard of it.
+            await asyncio.wait({forward})
+        if not forward.cancelled():
+            forward.result()
+
+    async def _forward(self, scope: Scope, body: bytes, answer: "Answer") -> None:
+        url = URL.build(
+            scheme="http",
+            host="engine",
+            path=scope["raw_path"].decode("latin-1"),
+            query_string=scope["query_string"].decode("latin-1"),
+            encoded=True,
+        )
+        try:
+            async with self._session.request(
+                scope["method"],
+                url,
+                data=body or None,
+                headers=request_headers(scope["headers"]),
+                skip_auto_headers=("Content-Type",),
+            ) as upstream:
+                await answer.start(upstream.status, response_headers(upstream))
+                async for chunk in upstream.content.iter_any():
+                    await answer.write(chunk)
+                await answer.end()
+        except (ClientError, OSError, TimeoutError) as error:
+            await self._upstream_failed(answer, error)
+
+    async def _not_ready(self, answer: "Answer") -> None:
+        status = self._engine.status
+        where = f"{status.state}, phase {status.phase!r}" if status.phase else str(status.state)
+        message = f"the engine is not ready ({where}){': ' if status.reason else ''}{status.reason}"
+        await answer.error(
+            503, message, kind="service_unavailable", code="engine_not_ready", retry_after=2
+        )
+
+    async def _upstream_failed(self, answer: "Answer", error: Exception) -> None:
+        message = f"the engine ended the connection: {error or type(error).__name__}"
+        logger.warning("%s", message)
+        kind, code = "server_error", "engine_connection_lost"
+        if not answer.started:
+            await answer.error(502, message, kind=kind, code=code)
+        elif answer.is_event_stream:
+            await answer.write(sse_error(message, kind=kind, code=code))
+            await answer.end()
+        # Any other body is left unfinished: the server then closes the connection, and the
+        # client sees a body that is shorter than announced instead of a whole one.
+
+
+class Answer:
+    """The way back to one client: what has been sent so far, and how to send more."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self.is_event_stream = False
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.started = True
+        self.is_event_stream = any(
+            name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers
+        )
+        message = {"type": "http.response.start", "status": status, "headers": headers}
+        await self._send(message)
+
+    async def write(self, chunk: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def error(
+        self, status: int, message: str, *, kind: str, code: str, retry_after: int | None = None
+    ) -> None:
+        body = envelope(message, kind=kind, code=code)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        if retry_after is not None:
+            headers.append((b"retry-after", str(retry_after).encode()))
+        await self.start(status, headers)
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def request_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    """What the engine is told: the client's headers less those that end at the gateway."""
+    kept = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if name not in NOT_SENT
+    ]
+    return [*kept, ("x-request-id", REQUEST_ID.get())]
+
+
+def response_headers(upstream: ClientResponse) -> list[tuple[bytes, bytes]]:
+    """What the client is told: the engine's headers less those of the connection."""
+    return list(_returned(upstream.raw_headers))
+
+
+def _returned(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    for name, value in headers:
+        if (lower := name.lower()) not in NOT_RETURNED:
+            yield lower, value
+
+
+async def read_body(receive: Receive, most: int) -> bytes:
+    """The whole request body.
+
+    :raises BodyTooLarge: it has more than ``most`` bytes.
+    :raises ClientGone: the client left before the end.
+    """
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
+            raise BodyTooLarge
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,118 @@
+"""One gateway and one engine, from the first check to the last process gone."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import uvicorn
+import uvloop
+from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, UnixConnector
+
+from serve.app import create_app
+from serve.command import INHERITED, Command, engine_environment, served_names
+from serve.engine import Engine, Limits
+from serve.plan import Plan
+from serve.preflight import MIB, bind, check_memory, free_memory, needed_bytes
+from serve.settings import Settings
+from serve.telemetry import configure_logging
+
+logger = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, less its signal handling: the engine is stopped after it, so we hold the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+def run(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> int:
+    """Serve until a signal. Exit status 0 after SIGTERM, 130 after Ctrl-C.
+
+    :raises PreflightError: too little memory, or the port is taken.
+    :raises EngineFailed: the engine cannot be started, or keeps dying.
+    """
+    configure_logging(settings.log_format)
+    if settings.check_memory:
+        check_memory(needed_bytes(plan.model, plan.target), *free_memory(plan.target, plan.gpu))
+    _tell(plan, environ)
+    with bind(settings.host, settings.port) as listener:
+        logger.info("gateway on http://%s:%d", *listener.getsockname()[:2])
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            env = engine_environment(plan.command, environ)
+            command = replace(plan.command, env=env)
+            return runner.run(_serve(settings, plan, command, listener))
+
+
+async def _serve(settings: Settings, plan: Plan, command: Command, listener: socket.socket) -> int:
+    async with engine_session(command.argv[-1]) as session:
+        limits = Limits(settings.start_seconds, settings.stop_seconds, settings.max_restarts)
+        engine = Engine(command, session, served_names(plan.model, plan.variant)[0], limits)
+        app = create_app(engine, session, plan.describe(), settings.max_body_mib * MIB)
+        server = Server(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=int(settings.drain_seconds),
+            )
+        )
+        return await _until_signal(engine, server, listener)
+
+
+async def _until_signal(engine: Engine, server: Server, listener: socket.socket) -> int:
+    received: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        # The second one does not wait for requests in flight.
+        server.force_exit = bool(received)
+        received.append(number)
+        server.should_exit = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    supervising = asyncio.create_task(engine.run())
+    try:
+        await asyncio.wait({serving, supervising}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+    finally:
+        engine.stop()
+        await asyncio.wait({supervising})
+    supervising.result()
+    logger.info("stopped")
+    return 128 + signal.SIGINT if signal.SIGINT in received else 0
+
+
+def engine_session(path: str) -> ClientSession:
+    """A client of the engine's socket that changes nothing of what passes through."""
+    return ClientSession(
+        "http://engine",
+        connector=UnixConnector(path, limit=0),
+        timeout=ClientTimeout(total=None),
+        cookie_jar=DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=("Accept-Encoding", "Accept", "User-Agent"),
+        read_bufsize=2**18,
+    )
+
+
+def _tell(plan: Plan, environ: Mapping[str, str]) -> None:
+    logger.info(
+        "variant %s, model %s, target %s", plan.variant.name, plan.model.name, plan.target.name
+    )
+    for dropped in plan.command.dropped:
+        logger.warning("%s", dropped)
+    hidden = sorted(name for name in environ if name.startswith("VLLM_") and name not in INHERITED)
+    if hidden:
+        logger.warning("not passed to the engine: %s", ", ".join(hidden))

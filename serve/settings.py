@@ -1,0 +1,113 @@
+"""Every variable that the gateway reads, each declared once: name, type, default, sentence.
+
+The reference in ``docs/environment.md`` and ``preheat serve env`` are made from this file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import ConfigDict, Field
+
+from serve.config import Config, parse
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PREFIX = "PREHEAT_"
+# The few that a person types; all others carry the prefix.
+BARE = ("VARIANT", "MODEL", "TARGET", "PORT")
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    name = field.upper()
+    return name if name in BARE else PREFIX + name
+
+
+class Settings(Config):
+    """The gateway's own configuration. Levers of the engine are no settings: see ``Variant``."""
+
+    model_config = ConfigDict(alias_generator=variable)
+
+    variant: str = Field("baseline", description="Which levers are on: a folder of experiments/.")
+    model: str | None = Field(
+        None,
+        description="A name in experiments/models/ or the path of a checkpoint folder; "
+        "the target's own default when not set.",
+    )
+    target: str | None = Field(
+        None, description="A name in experiments/targets/; detected when not set."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    experiments: Path = Field(
+        REPOSITORY / "experiments", description="Folder of variants, models and targets."
+    )
+    cache_root: Path = Field(
+        REPOSITORY / ".cache" / "engine",
+        description="Folder of compile caches, one below it for each variant.",
+    )
+    start_seconds: float = Field(900, gt=0, description="Longest start of the engine, in seconds.")
+    drain_seconds: float = Field(
+        30, ge=0, description="At SIGTERM, seconds given to requests in flight."
+    )
+    stop_seconds: float = Field(
+        15, ge=0, description="Seconds between the engine's SIGTERM and its SIGKILL."
+    )
+    max_restarts: int = Field(
+        3, ge=0, description="Deaths in a row after which the engine is not started again."
+    )
+    max_body_mib: int = Field(64, ge=1, description="Largest request body in MiB.")
+    log_format: Literal["text", "json"] = Field("text", description="Form of log lines.")
+    check_memory: bool = Field(
+        True, description="Refuse to start when less memory is free than the model needs."
+    )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One variable, as the reference shows it."""
+
+    name: str
+    type: str
+    default: str
+    sentence: str
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Settings from the environment; an empty value counts as not set.
+
+    :raises ConfigError: a bad value, or an unknown variable that carries our prefix.
+    """
+    ours = {
+        name: value for name, value in environ.items() if name.startswith(PREFIX) or name in BARE
+    }
+    return parse(Settings, ours, "environment")
+
+
+def reference() -> list[Entry]:
+    """Every variable in the order of declaration."""
+    return [
+        Entry(
+            variable(name),
+            _type(field.annotation),
+            _default(field.default),
+            field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _default(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value.relative_to(REPOSITORY))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
+
+
+def _type(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " or ".join(get_args(annotation))
+    names = [kind.__name__ for kind in get_args(annotation) or (annotation,)]
+    return str(next(name for name in names if name != "NoneType")).lower()
