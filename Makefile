@@ -12,8 +12,7 @@ OTHER  := $(if $(filter cpu,$(ENGINE)),gpu,cpu)
 
 VENV  := .venv
 BIN   := $(VENV)/bin
-# pip's own notices would bury ours.
-PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP   := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 # An installed step leaves a stamp, younger than what it was made from.
 STAMP := $(VENV)/.installed
 PINS  := pyproject.toml constraints.txt
@@ -72,7 +71,7 @@ $(STAMP)-venv:
 
 $(STAMP)-gateway: $(PINS) | $(STAMP)-venv
 	@echo "installing the gateway"
-	@$(PIP) --editable .
+	@$(PIP) --quiet --editable .
 	@touch $@
 
 # The two builds of vLLM share their import name: one environment holds one of them.
@@ -89,5 +88,5 @@ endif
 
 $(STAMP)-test $(STAMP)-dev: $(STAMP)-%: $(PINS) | $(STAMP)-gateway
 	@echo "installing what $* needs"
-	@$(PIP) --editable '.[$*]'
+	@$(PIP) --quiet --editable '.[$*]'
 	@touch $@

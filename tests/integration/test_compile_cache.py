@@ -1,0 +1,58 @@
+"""The second start of a variant compiles nothing, and only our patch makes that so."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.served import Served, served
+from serve.command import engine_environment
+from serve.plan import make_plan
+from serve.settings import REPOSITORY, read_settings
+from tests.integration.conftest import settings
+
+pytestmark = pytest.mark.engine
+
+UNPATCHED = Path(__file__).parent / "unpatched"
+VERDICT = re.compile(r"Directly load AOT|load failure from .* reason: (.*)|saved AOT compiled")
+
+
+def cache_of(running: Served) -> dict[str, object]:
+    return json.loads(running.get("/ready"))["compile_cache"]
+
+
+def test_the_second_start_loads_every_graph_and_compiles_none(seq8_best, cache_root, tmp_path):
+    assert cache_of(seq8_best) == {"loaded": 0, "compiled": 2, "refused": []}
+    with served(settings("seq8-best", cache_root), tmp_path) as again:
+        assert cache_of(again) == {"loaded": 2, "compiled": 0, "refused": []}
+        assert again.log.read_text().count("Directly load AOT compilation from path") == 2
+
+
+def test_stock_vllm_still_refuses_what_it_saved(seq8, cache_root, tmp_path):
+    """Fails when ``aot_reload`` is no longer needed: then delete the patch."""
+    assert cache_of(seq8)["compiled"] == 1
+    plan = make_plan(
+        read_settings(settings("seq8", cache_root)), Path(sys.executable), tmp_path / "engine.sock"
+    )
+    env = engine_environment(plan.command, os.environ)
+    env["PYTHONPATH"] = f"{UNPATCHED}:{REPOSITORY}"
+    process = subprocess.Popen(
+        plan.command.argv,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        verdict = next(filter(None, map(VERDICT.search, process.stdout)), None)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert verdict is not None
+    assert "finalize_loading" in (verdict[1] or ""), verdict[0]

@@ -1,0 +1,80 @@
+"""Each patch is still needed, still enough, and stays out of versions it was not tried with."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serve.command import EARLY
+from serve.plugin.patches import TORCHVISION_OPS, Patch, apply_all, installed, mismatch
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def python(code: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    if path:
+        env["PYTHONPATH"] = str(path)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env=env, cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.torch
+def test_torchvision_still_cannot_be_imported_without_the_patch():
+    """Fails when ``torchvision_ops`` is no longer needed: then delete the patch."""
+    done = python("import torchvision")
+    assert "operator torchvision::nms does not exist" in done.stderr
+
+
+@pytest.mark.torch
+def test_with_the_patch_vllm_imports_qwen():
+    done = python("import vllm.model_executor.models.qwen3_5 as q; print(q.__name__)", EARLY)
+    assert done.stdout.endswith("vllm.model_executor.models.qwen3_5\n"), done.stderr
+
+
+@pytest.mark.torch
+def test_a_patch_that_was_applied_is_not_needed_again():
+    code = (
+        "from serve.plugin.patches import PATCHES, apply_all\n"
+        "apply_all(); print([p.needed() for p in PATCHES])"
+    )
+    assert python(code).stdout.endswith("[False, False]\n")
+
+
+def test_looking_for_other_modules_imports_nothing_of_ours():
+    code = "import sys, json, http.client; print('serve' in sys.modules, 'torch' in sys.modules)"
+    assert python(code, EARLY).stdout == "False False\n"
+
+
+def patch(applied: list[str], **tried: str) -> Patch:
+    return Patch("p", "why", tried, lambda: True, lambda: applied.append("p"))
+
+
+def test_a_patch_is_applied_for_the_versions_it_was_tried_with(caplog):
+    applied: list[str] = []
+    with caplog.at_level("INFO", "vllm.preheat"):
+        apply_all([patch(applied, pydantic=installed("pydantic") or "")])
+    assert applied == ["p"]
+    assert [r.getMessage() for r in caplog.records] == ["preheat: patch p applied: why"]
+
+
+def test_a_patch_is_left_out_for_other_versions_and_says_so(caplog):
+    applied: list[str] = []
+    with caplog.at_level("INFO", "vllm.preheat"):
+        apply_all([patch(applied, pydantic="0.1")])
+    assert applied == []
+    assert "not applied, tried with pydantic 0.1, here 2" in caplog.text
+
+
+def test_a_patch_that_is_not_needed_says_nothing(caplog):
+    apply_all([replace(TORCHVISION_OPS, needed=lambda: False)])
+    assert caplog.records == []
+
+
+def test_a_package_that_is_missing_is_a_mismatch():
+    assert mismatch({"absent": "1"}, lambda _: None) == "tried with absent 1, here none"
