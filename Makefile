@@ -17,7 +17,8 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check install --constraint c
 STAMP := $(VENV)/.installed
 PINS  := pyproject.toml constraints.txt
 
-export VARIANT MODEL TARGET PORT
+# Passed by name and not exported: the tests must not see what a person serves.
+AXES  := VARIANT='$(VARIANT)' MODEL='$(MODEL)' TARGET='$(TARGET)' PORT='$(PORT)'
 
 .PHONY: help
 help: ## list the targets
@@ -32,11 +33,15 @@ train-tiny: $(STAMP)-cpu ## train weights/tiny again from packages (about an hou
 
 .PHONY: serve
 serve: $(STAMP)-$(ENGINE) ## engine and gateway   [VARIANT= MODEL= TARGET= PORT=]
-	@exec $(BIN)/preheat serve run
+	@$(AXES) exec $(BIN)/preheat serve run
 
 .PHONY: serve-check
 serve-check: $(STAMP)-gateway ## print the exact argv and environment, start nothing
-	@exec $(BIN)/preheat serve check
+	@$(AXES) exec $(BIN)/preheat serve check
+
+.PHONY: eval-acceptance
+eval-acceptance: $(STAMP)-$(ENGINE) $(STAMP)-eval ## drafts accepted on held-out prompts   [VARIANT=seq8-best]
+	$(BIN)/python -m scripts.measure_acceptance '$(VARIANT)' --model '$(MODEL)' --target '$(TARGET)'
 
 .PHONY: test
 test: $(STAMP)-$(ENGINE) $(STAMP)-test ## the whole suite, real vLLM included
@@ -86,7 +91,7 @@ ifeq ($(ENGINE),cpu)
 endif
 	@touch $@
 
-$(STAMP)-test $(STAMP)-dev: $(STAMP)-%: $(PINS) | $(STAMP)-gateway
+$(STAMP)-test $(STAMP)-dev $(STAMP)-eval: $(STAMP)-%: $(PINS) | $(STAMP)-gateway
 	@echo "installing what $* needs"
 	@$(PIP) --quiet --editable '.[$*]'
 	@touch $@

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not requests:
         print(f"{parsed.prompts}: no line with a prompt or messages", file=sys.stderr)
         return 2
-    settings = {"VARIANT": parsed.variant} | ({"MODEL": parsed.model} if parsed.model else {})
+    settings = {"VARIANT": parsed.variant, "MODEL": parsed.model, "TARGET": parsed.target}
     made, machine = now(), this_machine()
     try:
         with (
@@ -91,9 +91,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("variant", help="a variant that speculates")
-    top.add_argument(
-        "--model", help="name or checkpoint folder (the target's own)"
-    )
+    top.add_argument("--model", help="name or checkpoint folder (the target's own)")
     top.add_argument("--prompts", type=Path, default=HELD_OUT, help="JSON lines (held-out set)")
     top.add_argument("--max-tokens", type=int, default=128, help="tokens a prompt (128)")
     return top

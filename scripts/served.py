@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from serve.settings import PREFIX, REPOSITORY
+from serve.settings import BARE, PREFIX, REPOSITORY
 
 # A cold start on two busy cores; more is a hang.
 START_SECONDS = 900
@@ -53,7 +53,11 @@ def start(settings: Mapping[str, str], folder: Path) -> Served:
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "gateway.log"
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(PREFIX) and name not in BARE
+    }
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "serve", "run"],

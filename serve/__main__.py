@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Exit status 0 done, 1 failed, 2 usage, 130 interrupted."""
     parsed = parser().parse_args(arguments)
     try:
-        return int(parsed.verb(parsed))
+        status = int(parsed.verb(parsed))
+        # Here and not at exit, where nobody could catch it any more.
+        sys.stdout.flush()
     except ServeError as error:
         print(f"preheat: {error}", file=sys.stderr)
         return error.exit_code
@@ -37,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # `preheat serve env | head`: the reader has had enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    return status
 
 
 def parser() -> argparse.ArgumentParser:

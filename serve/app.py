@@ -31,7 +31,7 @@ def create_app(
     beside the engine's own state.
     """
     metrics = Metrics()
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     proxy = Proxy(engine, session, metrics, max_body_bytes)
     for route in FORWARDED:
         app.router.routes.append(Route(route.path, proxy, methods=list(route.methods)))
@@ -61,10 +61,18 @@ def create_app(
 
     @app.exception_handler(HTTPException)
     async def no_such_route(request: Request, error: HTTPException) -> Response:
-        message = f"{request.method} {request.url.path}: {error.detail.lower()}"
+        # Not request.url: it is built with the client's Host header and fails on a bad one.
+        message = f"{request.method} {request.scope['path']}: {error.detail.lower()}"
         code = "method_not_allowed" if error.status_code == 405 else "unknown_route"
         body = envelope(message, kind="invalid_request_error", code=code)
         return Response(body, error.status_code, error.headers, "application/json")
+
+    @app.exception_handler(Exception)
+    async def our_own_fault(request: Request, error: Exception) -> Response:
+        # The traceback goes to the log; a client can do nothing with it.
+        message = f"the gateway failed: {type(error).__name__}"
+        body = envelope(message, kind="server_error", code="internal_error")
+        return Response(body, 500, media_type="application/json")
 
     return Observed(app, metrics)
 

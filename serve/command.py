@@ -66,6 +66,11 @@ class Command:
     env: Mapping[str, str]
     dropped: tuple[Dropped, ...]
 
+    @property
+    def socket(self) -> Path:
+        """Where the engine listens; ``build`` names it last."""
+        return Path(self.argv[-1])
+
 
 def build(variant: Variant, model: Model, target: Target, place: Place) -> Command:
     """The command of ``variant`` for ``model`` on ``target``."""

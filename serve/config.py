@@ -23,7 +23,9 @@ class Config(BaseModel):
     A field ``max_num_seqs`` is written ``MAX_NUM_SEQS``, as vLLM's flag ``--max-num-seqs``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=str.upper)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=str.upper, allow_inf_nan=False
+    )
 
 
 C = TypeVar("C", bound=Config)
@@ -43,11 +45,12 @@ def read_pairs(path: Path) -> dict[str, str]:
     :raises ConfigError: unreadable file, a line that is no pair, or a key that stands twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     pairs: dict[str, str] = {}
-    for number, raw in enumerate(text.splitlines(), start=1):
+    # Not splitlines(), which also splits at U+2028 and others where an editor shows one line.
+    for number, raw in enumerate(text.split("\n"), start=1):
         line = raw.strip()
         if not line or line.startswith("#"):
             continue

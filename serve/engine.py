@@ -126,6 +126,12 @@ class Engine:
 
         :raises EngineFailed: the first start failed, or it died too often in a row.
         """
+        try:
+            await self._keep_alive()
+        finally:
+            self._state = State.STOPPED
+
+    async def _keep_alive(self) -> None:
         deaths = 0
         while not self._stop.is_set():
             began_ready = await self._live()
@@ -138,26 +144,28 @@ class Engine:
             if deaths > self._limits.restarts:
                 raise self._failed(f"the engine died {deaths} times in a row; not restarted")
             await self._back_off(deaths)
-            self._restarts += 1
-        self._state = State.STOPPED
+            self._restarts += not self._stop.is_set()
 
     async def _live(self) -> float | None:
         """One life, start to end. When it became ready, or None if it never did."""
         self._state, self._startlog = State.STARTING, StartLog(time.monotonic())
         self._tail.clear()
+        self._pid = None
+        # vLLM binds without unlinking: after a crash the old socket would stop every restart.
+        self.command.socket.unlink(missing_ok=True)
         process = await self._spawn()
         reading = asyncio.create_task(self._read(process))
         starting = asyncio.create_task(self._start())
         ended = asyncio.create_task(process.wait())
         stopping = asyncio.create_task(self._stop.wait())
-        ready_since = None
+        ready_since, reason = None, ""
         try:
             await asyncio.wait({starting, ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done() and not ended.done():
-                self._reason = starting.result()
-                if not self._reason:
+                reason = starting.result()
+                if not reason:
                     ready_since = time.monotonic()
-                    self._state = State.READY
+                    self._state, self._reason = State.READY, ""
                     self._announce()
                     await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -166,24 +174,27 @@ class Engine:
             if self._stop.is_set():
                 self._state = State.DRAINING
             code = await self._end(process, ended)
-            await reading
+            await self._finish(reading)
         if not self._stop.is_set():
             self._state = State.STOPPED
-            self._reason = self._reason or f"the engine ended with exit status {code}"
+            self._reason = reason or f"the engine ended with exit status {code}"
             logger.error("%s", self._reason)
         return ready_since
 
     async def _spawn(self) -> Process:
         argv = (sys.executable, "-I", "-S", str(KEEPER), str(self._limits.stop))
-        return await asyncio.create_subprocess_exec(
-            *argv,
-            *self.command.argv,
-            env=dict(self.command.env),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=STDOUT,
-            start_new_session=True,
-        )
+        try:
+            return await asyncio.create_subprocess_exec(
+                *argv,
+                *self.command.argv,
+                env=dict(self.command.env),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise EngineFailed(f"no process can be started: {error.strerror}") from error
 
     async def _start(self) -> str:
         """Wait for the first token. The reason when there was none in time, or empty."""
@@ -219,7 +230,7 @@ class Engine:
         maps = Path(f"/proc/{pid}/maps")
         with contextlib.suppress(OSError):
             while not self._startlog.intervals:
-                if "libtorch" in maps.read_text():
+                if b"libtorch" in maps.read_bytes():
                     self._startlog.end("interpreter", time.monotonic())
                 await asyncio.sleep(0.02)
 
@@ -229,15 +240,20 @@ class Engine:
             process.stdin.close()
         done, _ = await asyncio.wait({ended}, timeout=self._limits.stop + KEEPER_SECONDS)
         if not done:
-            logger.error("the keeper does not end; killing it")
-            process.kill()
-        code = await ended
-        if code < 0 and self._pid is not None:
-            # Without its keeper the engine lost its first process to PR_SET_PDEATHSIG; the
-            # rest are still in the process group that bears its id.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._pid, signal.SIGKILL)
-        return code
+            logger.error("the keeper does not end; killing it and the engine")
+            for group in filter(None, (process.pid, self._pid)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
+        return await ended
+
+    async def _finish(self, reading: "asyncio.Task[None]") -> None:
+        """Read to the end. All that lives holds the pipe, so its end says that all is gone."""
+        done, _ = await asyncio.wait({reading}, timeout=self._limits.stop + KEEPER_SECONDS)
+        if not done:
+            logger.error("a process of the engine is left and holds its output")
+            reading.cancel()
+        else:
+            reading.result()
 
     async def _back_off(self, deaths: int) -> None:
         seconds = min(FIRST_BACKOFF_SECONDS * 2 ** (deaths - 1), LONGEST_BACKOFF_SECONDS)
@@ -264,7 +280,10 @@ class Engine:
 
 
 async def read_lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
-    """Lines of ``stream`` however they end; longer ones in pieces of ``LINE_BYTES``."""
+    """Lines of ``stream`` however they end, less empty ones; long ones in pieces.
+
+    No piece is longer than twice ``LINE_BYTES``.
+    """
     pending = b""
     while chunk := await stream.read(LINE_BYTES):
         *lines, pending = (pending + chunk).replace(b"\r", b"\n").split(b"\n")

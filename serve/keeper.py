@@ -2,11 +2,16 @@
 
     keeper.py GRACE_SECONDS ARGV…      standard input: a pipe that the gateway holds open
 
-Started by path with ``python -I -S``, it becomes a subreaper, runs ARGV in a process group of
-its own, and leaves only when every descendant is gone. It stops the engine (SIGTERM, then
-SIGKILL after the grace) when the pipe closes, which the kernel does however the gateway ends,
-or at SIGTERM. If the keeper itself is killed, the kernel kills the engine's first process
-(PR_SET_PDEATHSIG) and the gateway, seeing its pipe end, kills the group.
+Started by path with ``python -I -S``, it becomes two processes, both subreapers:
+
+    gateway ─► guard ─► keeper ─► engine ─► …
+
+The keeper runs ARGV in a process group of its own, and leaves only when every descendant is
+gone. It stops the engine (SIGTERM, then SIGKILL after the grace) when the pipe closes, which the
+kernel does however the gateway ends, or at SIGTERM. The guard only waits. Killing either of the
+two leaves the other to finish: without its guard the keeper gets a SIGTERM (PR_SET_PDEATHSIG);
+without its keeper the engine's orphans, also those in sessions of their own, come to the guard,
+which kills them.
 
 Exit status: the engine's own, or 128 + the signal that ended it; 127 if it cannot be executed.
 """
@@ -28,18 +33,44 @@ POLL_SECONDS = 0.05
 def main(argv: list[str]) -> int:
     grace, command = float(argv[1]), argv[2:]
     libc = ctypes.CDLL(None, use_errno=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # SIGTERM waits until whoever it is meant for can take it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    guard = os.getpid()
+    if keeper := os.fork():
+        return _guard(keeper)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != guard:
+        return 1  # the guard died before the line above
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    return _keep(command, grace, libc)
+
+
+def _guard(keeper: int) -> int:
+    """Pass SIGTERM on, wait for the keeper, and end what it would have left behind."""
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(keeper, signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    # Not reaped yet: until the handler is gone, the id must not become someone else's.
+    os.waitid(os.P_PID, keeper, os.WEXITED | os.WNOWAIT)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    status = reap(keeper)
+    kill_descendants()
+    return 1 if status is None else status
+
+
+def _keep(command: list[str], grace: float, libc: ctypes.CDLL) -> int:
+    """Run the engine until it ends or is to be stopped, and until nothing of it is left."""
     wake, wake_writer = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(wake_writer, False)
     stop_asked = []
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: stop_asked.append(True))
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_writer)
 
     engine = _spawn(command, libc)
-    print(f"{PID_LINE}{engine}", flush=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     status = None
     while status is None and not stop_asked:
         ready, _, _ = select.select([0, wake], [], [])
@@ -66,9 +97,13 @@ def _spawn(command: list[str], libc: ctypes.CDLL) -> int:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
+    # Blocked until here: one that came between fork and now would have run our handler, in vain.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     # The pipe is the keeper's: an engine that held it would hide the gateway's death.
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
+    # Before exec, so that it is the first line whatever the engine writes.
+    print(f"{PID_LINE}{os.getpid()}", flush=True)
     try:
         os.execv(command[0], command)
     except OSError as error:

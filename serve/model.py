@@ -7,6 +7,7 @@ half a minute of imports: a folder without config, tokenizer or weights, a trunc
 import json
 import struct
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,13 @@ def find_model(name: str, experiments: Path) -> ModelSource:
         path = experiments / "models" / f"{name}.env"
         source = parse(ModelSource, read_pairs(path), str(path), name=name)
         return source.model_copy(update={"path": experiments.parent / source.path})
-    path = Path(name).expanduser()
-    if "/" in name or path.exists():
-        path = path.resolve()
-        return ModelSource.model_validate({"NAME": path.name, "PATH": path})
+    try:
+        path = Path(name).expanduser()
+        if "/" in name or path.exists():
+            path = path.resolve()
+            return ModelSource.model_validate({"NAME": path.name, "PATH": path})
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"no model {name!r}: {error}") from error
     raise ConfigError(
         f"no model {name!r}{nearest(name, known)}",
         f"there are: {', '.join(known) or 'none'}; or give the path of a checkpoint folder",
@@ -77,7 +81,7 @@ def load_model(source: ModelSource) -> Model:
     :raises ConfigError: naming the file and what was expected of it.
     """
     folder = source.path
-    if not folder.is_dir():
+    if not _is_folder(folder):
         hint = f"fetch it: {source.get}" if source.get else "MODEL takes a name or a folder"
         raise ConfigError(f"model {source.name}: no folder {folder}", hint)
     config = _read_object(folder / "config.json")
@@ -105,17 +109,22 @@ def tensor_names(shard: Path) -> set[str]:
 
     :raises ConfigError: not safetensors, or shorter than its header says.
     """
-    size = shard.stat().st_size
-    with shard.open("rb") as file:
-        prefix = file.read(PREFIX.size)
-        length = PREFIX.unpack(prefix)[0] if len(prefix) == PREFIX.size else 0
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - PREFIX.size):
-            raise ConfigError(f"{shard}: not a safetensors file (header length {length})")
-        header = _parse_object(file.read(length), shard)
+    try:
+        size = shard.stat().st_size
+        with shard.open("rb") as file:
+            prefix = file.read(PREFIX.size)
+            length = PREFIX.unpack(prefix)[0] if len(prefix) == PREFIX.size else 0
+            if not 2 <= length <= min(MAX_HEADER_BYTES, size - PREFIX.size):
+                raise ConfigError(f"{shard}: not a safetensors file (header length {length})")
+            header = _parse_object(file.read(length), shard)
+    except OSError as error:
+        # A link into a download cache that was cleared, for one.
+        raise ConfigError(f"{shard}: cannot be read: {error.strerror}") from error
     header.pop("__metadata__", None)
     try:
-        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-    except (TypeError, KeyError, IndexError, ValueError) as error:
+        # operator.index takes whole numbers only; int() would take "12", 1.5 and fail on Infinity.
+        end = max((index(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except (TypeError, KeyError, IndexError) as error:
         raise ConfigError(f"{shard}: a tensor has no data_offsets") from error
     if (expected := PREFIX.size + length + end) != size:
         raise ConfigError(
@@ -125,16 +134,23 @@ def tensor_names(shard: Path) -> set[str]:
     return set(header)
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def _weights(folder: Path) -> tuple[set[str], int]:
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
         raise ConfigError(f"{folder}: no *.safetensors: not a checkpoint that vLLM can load")
     names = set().union(*(tensor_names(shard) for shard in shards))
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        mapped = _read_object(index).get("weight_map")
+    listing = folder / "model.safetensors.index.json"
+    if listing.is_file():
+        mapped = _read_object(listing).get("weight_map")
         if not isinstance(mapped, dict):
-            raise ConfigError(f"{index}: no 'weight_map'")
+            raise ConfigError(f"{listing}: no 'weight_map'")
         if missing := sorted(set(mapped) - names):
             raise ConfigError(
                 f"{folder}: {len(missing)} tensors of the index are in no shard, "

@@ -13,6 +13,8 @@ from serve.target import Gpu, Target
 
 GIB = 1024**3
 MIB = 1024**2
+# sun_path of unix(7) less its terminating zero.
+SOCKET_PATH_BYTES = 107
 # cgroup v2, then v1; "max" and absurdly large numbers mean no limit.
 CGROUP_LIMITS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
@@ -21,6 +23,11 @@ CGROUP_LIMITS = (
         Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ),
 )
+
+BIND_HINTS: dict[int | None, str] = {
+    errno.EADDRINUSE: "take another: PORT=8001",
+    errno.EACCES: "ports below 1024 need a privilege, take another: PORT=8000",
+}
 
 
 def needed_bytes(model: Model, target: Target) -> int:
@@ -38,6 +45,19 @@ def check_memory(needed: int, free: int, what: str) -> None:
         raise PreflightError(
             f"too little {what}: needed {needed / GIB:.1f} GiB, free {free / GIB:.1f} GiB",
             "stop what holds it, take a smaller MODEL, or set PREHEAT_CHECK_MEMORY=false",
+        )
+
+
+def check_socket(path: Path) -> None:
+    """Refuse a socket that the kernel could not name: vLLM would only find out after its imports.
+
+    :raises PreflightError: saying how long it is and may be.
+    """
+    if (length := len(bytes(path))) > SOCKET_PATH_BYTES:
+        raise PreflightError(
+            f"the engine's socket {path} has {length} bytes, at most {SOCKET_PATH_BYTES} are "
+            "possible",
+            "set TMPDIR to a shorter folder",
         )
 
 
@@ -59,11 +79,13 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
         listener.listen(2048)
-    except OSError as error:
+    except (OSError, UnicodeError, TypeError) as error:
+        # The latter two are what Python makes of a name that cannot be encoded.
         listener.close()
-        in_use = error.errno == errno.EADDRINUSE
-        hint = "take another: PORT=8001" if in_use else "PREHEAT_HOST is an address of this machine"
-        raise PreflightError(f"cannot listen on {host}:{port}: {error.strerror}", hint) from error
+        number = (error.errno or 0) if isinstance(error, OSError) else 0
+        hint = BIND_HINTS.get(number, "PREHEAT_HOST is an address of this machine")
+        why = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise PreflightError(f"cannot listen on {host}:{port}: {why}", hint) from error
     return listener
 
 
@@ -80,5 +102,15 @@ def _cgroup_rooms() -> list[int]:
         if limit.is_file() and used.is_file():
             most = limit.read_text().strip()
             if most != "max":
-                rooms.append(int(most) - int(used.read_text()))
+                room = int(most) - int(used.read_text())
+                rooms.append(room + _file_cache(used.with_name("memory.stat")))
     return rooms or [1 << 62]
+
+
+def _file_cache(stat: Path) -> int:
+    """Bytes of files that the kernel keeps until someone needs the room: weights, after a start."""
+    if not stat.is_file():
+        return 0
+    pairs = (line.split() for line in stat.read_text().splitlines())
+    counts = {name: int(count) for name, count in pairs}
+    return counts.get("inactive_file", 0) + counts.get("active_file", 0)

@@ -6,7 +6,8 @@ and a client that leaves closes the upstream connection, which makes vLLM abort 
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from aiohttp import ClientError, ClientResponse, ClientSession
 from starlette.types import Receive, Scope, Send
@@ -36,6 +37,7 @@ HOP_BY_HOP = frozenset(
 NOT_SENT = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"x-request-id", b"expect"}
 NOT_RETURNED = HOP_BY_HOP | {b"server", b"date", b"x-request-id"}
 EVENT_STREAM = b"text/event-stream"
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class BodyTooLarge(Exception):
@@ -64,10 +66,12 @@ class Proxy:
             await self._not_ready(answer)
             return
         try:
-            body = await read_body(receive, self._max_body_bytes)
+            body = await read_body(scope, receive, self._max_body_bytes)
         except BodyTooLarge:
             message = f"the request body is larger than {self._max_body_bytes} bytes"
-            await answer.error(413, message, kind="invalid_request_error", code="body_too_large")
+            kind, code = "invalid_request_error", "body_too_large"
+            # Closed, because the rest of the body is still to come and nobody will read it.
+            await answer.error(413, message, kind=kind, code=code, headers={"connection": "close"})
             return
         except ClientGone:
             return
@@ -84,7 +88,8 @@ class Proxy:
         finally:
             gone.cancel()
             if not forward.done():
-                self._metrics.cancelled.inc()
+                # A client that has everything may leave before the upstream connection is free.
+                self._metrics.cancelled.inc(not answer.ended)
                 forward.cancel()
             # Until the upstream connection is closed, vLLM has not heard of it.
             await asyncio.wait({forward})
@@ -106,6 +111,7 @@ class Proxy:
                 data=body or None,
                 headers=request_headers(scope["headers"]),
                 skip_auto_headers=("Content-Type",),
+                allow_redirects=False,
             ) as upstream:
                 await answer.start(upstream.status, response_headers(upstream))
                 async for chunk in upstream.content.iter_any():
@@ -119,7 +125,11 @@ class Proxy:
         where = f"{status.state}, phase {status.phase!r}" if status.phase else str(status.state)
         message = f"the engine is not ready ({where}){': ' if status.reason else ''}{status.reason}"
         await answer.error(
-            503, message, kind="service_unavailable", code="engine_not_ready", retry_after=2
+            503,
+            message,
+            kind="service_unavailable",
+            code="engine_not_ready",
+            headers={"retry-after": "2"},
         )
 
     async def _upstream_failed(self, answer: "Answer", error: Exception) -> None:
@@ -129,7 +139,8 @@ class Proxy:
         if not answer.started:
             await answer.error(502, message, kind=kind, code=code)
         elif answer.is_event_stream:
-            await answer.write(sse_error(message, kind=kind, code=code))
+            # The blank line ends an event that was cut short, and means nothing after a whole one.
+            await answer.write(b"\n\n" + sse_error(message, kind=kind, code=code))
             await answer.end()
         # Any other body is left unfinished: the server then closes the connection, and the
         # client sees a body that is shorter than announced instead of a whole one.
@@ -141,6 +152,7 @@ class Answer:
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
+        self.ended = False
         self.is_event_stream = False
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -155,28 +167,32 @@ class Answer:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end(self) -> None:
+        self.ended = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def error(
-        self, status: int, message: str, *, kind: str, code: str, retry_after: int | None = None
+        self, status: int, message: str, *, kind: str, code: str, headers: Mapping[str, str] = NONE
     ) -> None:
         body = envelope(message, kind=kind, code=code)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        if retry_after is not None:
-            headers.append((b"retry-after", str(retry_after).encode()))
-        await self.start(status, headers)
+        said = {"content-type": "application/json", "content-length": str(len(body)), **headers}
+        await self.start(status, [(k.encode(), v.encode()) for k, v in said.items()])
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def request_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
     """What the engine is told: the client's headers less those that end at the gateway."""
+    headers = list(headers)
+    # Whatever Connection names is meant for this connection only, too.
+    named = {
+        token.strip().lower()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.split(b",")
+    }
     kept = [
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, value in headers
-        if name not in NOT_SENT
+        if name not in NOT_SENT and name not in named
     ]
     return [*kept, ("x-request-id", REQUEST_ID.get())]
 
@@ -192,12 +208,16 @@ def _returned(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, b
             yield lower, value
 
 
-async def read_body(receive: Receive, most: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
     """The whole request body.
 
-    :raises BodyTooLarge: it has more than ``most`` bytes.
+    :raises BodyTooLarge: it has, or is announced to have, more than ``most`` bytes.
     :raises ClientGone: the client left before the end.
     """
+    announced = dict(scope["headers"]).get(b"content-length", b"0")
+    # The server has checked that it is a number.
+    if int(announced) > most:
+        raise BodyTooLarge
     parts: list[bytes] = []
     size = 0
     while True:

@@ -16,11 +16,14 @@ from serve.app import create_app
 from serve.command import INHERITED, Command, engine_environment, served_names
 from serve.engine import Engine, Limits
 from serve.plan import Plan
-from serve.preflight import MIB, bind, check_memory, free_memory, needed_bytes
+from serve.preflight import MIB, bind, check_memory, check_socket, free_memory, needed_bytes
 from serve.settings import Settings
 from serve.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
+
+# vLLM closes a connection that was idle for 5 s; a request must not go out on it just then.
+IDLE_SECONDS = 2
 
 
 class Server(uvicorn.Server):
@@ -41,9 +44,10 @@ def run(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> int:
     configure_logging(settings.log_format)
     if settings.check_memory:
         check_memory(needed_bytes(plan.model, plan.target), *free_memory(plan.target, plan.gpu))
+    check_socket(plan.command.socket)
     _tell(plan, environ)
     with bind(settings.host, settings.port) as listener:
-        logger.info("gateway on http://%s:%d", *listener.getsockname()[:2])
+        logger.info("gateway on %s", url(listener))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             env = engine_environment(plan.command, environ)
             command = replace(plan.command, env=env)
@@ -51,7 +55,7 @@ def run(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> int:
 
 
 async def _serve(settings: Settings, plan: Plan, command: Command, listener: socket.socket) -> int:
-    async with engine_session(command.argv[-1]) as session:
+    async with engine_session(str(command.socket)) as session:
         limits = Limits(settings.start_seconds, settings.stop_seconds, settings.max_restarts)
         engine = Engine(command, session, served_names(plan.model, plan.variant)[0], limits)
         app = create_app(engine, session, plan.describe(), settings.max_body_mib * MIB)
@@ -62,7 +66,7 @@ async def _serve(settings: Settings, plan: Plan, command: Command, listener: soc
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=int(settings.drain_seconds),
+                timeout_graceful_shutdown=settings.drain_seconds,
             )
         )
         return await _until_signal(engine, server, listener)
@@ -94,11 +98,17 @@ async def _until_signal(engine: Engine, server: Server, listener: socket.socket)
     return 128 + signal.SIGINT if signal.SIGINT in received else 0
 
 
+def url(listener: socket.socket) -> str:
+    """Where the gateway can be reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def engine_session(path: str) -> ClientSession:
     """A client of the engine's socket that changes nothing of what passes through."""
     return ClientSession(
         "http://engine",
-        connector=UnixConnector(path, limit=0),
+        connector=UnixConnector(path, limit=0, keepalive_timeout=IDLE_SECONDS),
         timeout=ClientTimeout(total=None),
         cookie_jar=DummyCookieJar(),
         auto_decompress=False,

@@ -1,16 +1,18 @@
 """Every variable that the gateway reads, each declared once: name, type, default, sentence.
 
-The reference in ``docs/environment.md`` and ``preheat serve env`` are made from this file.
+The reference in ``docs/reference.md`` and ``preheat serve env`` are made from this file.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, Field
 
 from serve.config import Config, parse
+from serve.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PREFIX = "PREHEAT_"
@@ -48,14 +50,14 @@ class Settings(Config):
         description="Folder of compile caches, one below it for each variant.",
     )
     start_seconds: float = Field(900, gt=0, description="Longest start of the engine, in seconds.")
-    drain_seconds: float = Field(
+    drain_seconds: int = Field(
         30, ge=0, description="At SIGTERM, seconds given to requests in flight."
     )
     stop_seconds: float = Field(
         15, ge=0, description="Seconds between the engine's SIGTERM and its SIGKILL."
     )
     max_restarts: int = Field(
-        3, ge=0, description="Deaths in a row after which the engine is not started again."
+        3, ge=0, description="How often in a row an engine that died is started again."
     )
     max_body_mib: int = Field(64, ge=1, description="Largest request body in MiB.")
     log_format: Literal["text", "json"] = Field("text", description="Form of log lines.")
@@ -82,6 +84,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     ours = {
         name: value for name, value in environ.items() if name.startswith(PREFIX) or name in BARE
     }
+    for name in ours:
+        if (bare := name.removeprefix(PREFIX)) != name and bare in BARE:
+            raise ConfigError(f"environment: unknown key {name} (did you mean {bare}?)")
     return parse(Settings, ours, "environment")
 
 
@@ -90,7 +95,7 @@ def reference() -> list[Entry]:
     return [
         Entry(
             variable(name),
-            _type(field.annotation),
+            type_name(field.annotation),
             _default(field.default),
             field.description or "",
         )
@@ -106,8 +111,14 @@ def _default(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _type(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
+    """A field's type in words: ``int``, ``list of int``, ``a or b``."""
+    if get_origin(annotation) is Annotated:
+        return type_name(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         return " or ".join(get_args(annotation))
-    names = [kind.__name__ for kind in get_args(annotation) or (annotation,)]
-    return str(next(name for name in names if name != "NoneType")).lower()
+    if get_origin(annotation) is tuple:
+        return f"list of {type_name(get_args(annotation)[0])}"
+    if inner := [kind for kind in get_args(annotation) if kind is not NoneType]:
+        return type_name(inner[0])
+    return str(annotation.__name__).lower()

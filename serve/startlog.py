@@ -30,7 +30,10 @@ REFUSED = re.compile(r"Compiling model again due to a load failure from (\S+), r
 PREFIX = re.compile(r"^(\(.*? pid=\d+\) )?((ERROR|WARNING|INFO|CRITICAL) \S+ \S+ \[[^\]]*\] ?)?")
 HARMLESS = ("WARNING", "INFO")
 CAUSE = re.compile(
-    r"^(\w+\.)*\w*(Error|Exception|Interrupt|Killed)\b|error: |No such option|out of memory", re.I
+    r"^(\w+\.)*\w*(Error|Exception|Interrupt|Killed)\b|error: |No such option|out of memory"
+    # pydantic says what is wrong in the line after the one that names its exception.
+    r"|^\s+(Value|Assertion) error, ",
+    re.I,
 )
 # Raised by one process about the death of another: says that, not why.
 CONSEQUENCE = re.compile(r"Engine core initialization failed|EngineDeadError|WorkerProc init")

@@ -104,8 +104,15 @@ def probe_gpu() -> Gpu | None:
         done = subprocess.run(QUERY, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
+    return parse_gpu(done.stdout) if done.returncode == 0 else None
+
+
+def parse_gpu(said: str) -> Gpu | None:
+    """The first GPU of nvidia-smi's answer, or None when it lists none."""
+    lines = said.strip().splitlines()
+    fields = [field.strip() for field in lines[0].rsplit(",", 2)] if lines else []
+    if len(fields) != QUERY[1].count(",") + 1:
         return None
-    name, total, free = (field.strip() for field in lines[0].rsplit(",", 2))
-    return Gpu(name, int(total), int(free))
+    # "[N/A]" where GPU and CPU share their memory: it counts as none, so the check says so.
+    total, free = (int(field) if field.isdecimal() else 0 for field in fields[1:])
+    return Gpu(fields[0], total, free)

@@ -80,6 +80,7 @@ class Metrics:
         for state in State:
             self._state.labels(state).set(state is status.state)
         self._restarts.set(status.restarts)
+        self._phase.clear()
         for phase, seconds in status.phases.items():
             self._phase.labels(phase).set(seconds)
         self._graphs.labels("loaded").set(len(status.loaded))
@@ -122,9 +123,9 @@ class Observed:
             self._metrics.requests.labels(route, status or "left").inc()
             self._metrics.seconds.labels(route).observe(seconds)
             level = logging.DEBUG if route in POLLED else logging.INFO
-            access.log(
-                level, "%s %s %s %.3f s", scope["method"], scope["path"], status or "left", seconds
-            )
+            # As it came, still percent-encoded: a decoded line break would forge a line.
+            path = scope["raw_path"].decode("latin-1")
+            access.log(level, "%s %s %s %.3f s", scope["method"], path, status or "left", seconds)
 
 
 class JsonFormatter(logging.Formatter):

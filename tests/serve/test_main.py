@@ -1,0 +1,170 @@
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import preheat
+from serve import __main__ as command_line
+from serve import __version__
+from serve.__main__ import main
+from serve.errors import ConfigError
+from serve.settings import read_settings, reference
+from tests.serve.checkpoints import checkpoint
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint, and an environment that is not the caller's."""
+    for name in list(os.environ):
+        if name.startswith(("PREHEAT_", "VLLM_")) or name in ("VARIANT", "MODEL", "TARGET", "PORT"):
+            monkeypatch.delenv(name)
+    return checkpoint(tmp_path / "tiny", "a", "mtp.a")
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
+    assert main(arguments) == status
+    captured = capsys.readouterr()
+    return captured.out if status == 0 else captured.err
+
+
+def test_check_prints_a_command_that_a_shell_takes_as_it_is(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = said(capsys, "check", "seq8-best", "--target", "cpu", "--model", str(tiny))
+    comments = [line for line in out.splitlines() if line.startswith("#")]
+    assert comments[0] == (
+        "# dropped CUDAGRAPH_CAPTURE_SIZES (target cpu): the CPU backend captures no graphs"
+    )
+    words = shlex.split(out, comments=True)
+    assert words[:2] == ["env", "-i"]
+    assert words[-2:-1] == ["--uds"]
+    assert str(tiny) in words
+
+
+def test_check_for_programs_tells_argv_and_environment(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = said(capsys, "check", "baseline", "--target", "cpu", "--model", str(tiny), "--json")
+    told = json.loads(out)
+    assert told["variant"] == "baseline"
+    assert told["argv"][0] == sys.executable
+    assert told["env"]["VLLM_PLUGINS"] == "preheat"
+
+
+def test_the_command_line_goes_before_the_environment(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VARIANT", "seq8")
+    monkeypatch.setenv("TARGET", "cpu")
+    monkeypatch.setenv("MODEL", str(tiny))
+    assert json.loads(said(capsys, "check", "--json"))["variant"] == "seq8"
+    assert json.loads(said(capsys, "check", "baseline", "--json"))["variant"] == "baseline"
+
+
+def test_env_tells_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "env")
+    entries = json.loads(said(capsys, "env", "--json"))
+    assert [entry["name"] for entry in entries] == [entry.name for entry in reference()]
+    for entry in entries:
+        assert entry["name"] in text
+        assert entry["sentence"] in text
+
+
+def test_a_wrong_name_exits_2_with_the_nearest(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    err = said(capsys, "check", "seq8-bets", status=2)
+    assert err.startswith("preheat: no variant 'seq8-bets' in ")
+    assert "did you mean seq8-best?" in err
+    assert "hint: there are: baseline, seq8, seq8-best" in err
+
+
+def test_a_bad_port_exits_2_naming_key_and_value(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    err = said(capsys, "run", "--port", "http", status=2)
+    assert err.startswith("preheat: environment: PORT='http': ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["start"], ["run", "--no-such"], ["run", "a", "b"]])
+def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: preheat serve" in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"preheat {__version__}\n"
+
+
+def test_ctrl_c_while_planning_exits_130(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "make_plan", interrupted)
+    assert main(["check"]) == 128 + signal.SIGINT
+
+
+def test_a_reader_that_has_had_enough_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "serve", "env"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_check_and_env_import_none_of_the_gateways_libraries() -> None:
+    heavy = ("uvicorn", "fastapi", "aiohttp", "torch", "vllm")
+    script = (
+        "import sys; from serve.__main__ import main; main(['env'])\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_gateway_imports_neither_torch_nor_vllm() -> None:
+    script = (
+        "import sys, serve.run\n"
+        "print([name for name in ('torch', 'vllm', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [([], 2), (["--help"], 0), (["bogus"], 2), (["serve", "env"], 0)]
+)
+def test_preheat_hands_over_to_the_package_that_its_first_word_names(
+    arguments: list[str],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["preheat", *arguments])
+    assert preheat.main() == status
+    captured = capsys.readouterr()
+    assert captured.out or captured.err
+
+
+def test_settings_that_no_command_line_names_are_still_refused() -> None:
+    with pytest.raises(ConfigError):
+        read_settings({"PREHEAT_NO_SUCH": "1"})

@@ -1,0 +1,157 @@
+"""Whole processes: signals, kills, exit statuses, and what is left afterwards."""
+
+import json
+import signal
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serve import run
+from serve.preflight import bind
+from tests.serve.live import alive, assert_gone, descendants, family, process
+
+
+def stream(url: str, *, tokens: int, token_seconds: float) -> httpx.Request:
+    asked = {"prompt": "p", "max_tokens": tokens, "stream": True, "token_seconds": token_seconds}
+    return httpx.Request("POST", f"{url}/v1/completions", json=asked)
+
+
+# Each is said at another moment of the start; the first before our signal handlers stand.
+MOMENTS = ("variant fake", "gateway on", "Starting to load model", "engine ready after")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_at_any_moment_exits_130_and_leaves_no_process(tmp_path: Path, moment: str) -> None:
+    late = () if moment == MOMENTS[-1] else ("--ready-after", "600")
+    with process(tmp_path, *late, TMPDIR=str(tmp_path)) as started:
+        started.until_said(moment)
+        below = descendants(started.popen.pid)
+        started.popen.send_signal(signal.SIGINT)
+        assert started.ended() == 130
+        assert not any(map(alive, below))
+        assert "Traceback" not in started.said
+    assert [path.name for path in tmp_path.iterdir()] == ["gateway.log"]
+
+
+def test_sigterm_lets_a_stream_finish_and_exits_0(tmp_path: Path) -> None:
+    with process(tmp_path) as started, httpx.Client() as client:
+        started.until_ready()
+        answer = client.send(stream(started.url, tokens=8, token_seconds=0.05), stream=True)
+        chunks = answer.iter_bytes()
+        said = next(chunks)
+        started.popen.send_signal(signal.SIGTERM)
+        said += b"".join(chunks)
+        assert said.count(b"data: ") == 9
+        assert said.endswith(b"data: [DONE]\n\n")
+        assert started.ended() == 0
+
+
+def test_a_drain_that_takes_too_long_is_cut_off(tmp_path: Path) -> None:
+    env = {"PREHEAT_DRAIN_SECONDS": "0"}
+    with process(tmp_path, **env) as started, httpx.Client() as client:
+        started.until_ready()
+        answer = client.send(stream(started.url, tokens=8, token_seconds=600), stream=True)
+        assert answer.status_code == 200
+        started.popen.send_signal(signal.SIGTERM)
+        assert started.ended() == 0
+        answer.close()
+
+
+def test_a_second_ctrl_c_does_not_wait_for_streams(tmp_path: Path) -> None:
+    with process(tmp_path) as started, httpx.Client() as client:
+        started.until_ready()
+        answer = client.send(stream(started.url, tokens=8, token_seconds=600), stream=True)
+        started.popen.send_signal(signal.SIGINT)
+        # Refused connections say that the first signal has arrived.
+        until_refused(started.url)
+        started.popen.send_signal(signal.SIGINT)
+        assert started.ended() == 130
+        answer.close()
+
+
+def until_refused(url: str) -> None:
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        try:
+            httpx.get(f"{url}/health")
+        except httpx.TransportError:
+            return
+    pytest.fail("still listening")
+
+
+def test_killing_the_gateway_leaves_no_process(tmp_path: Path) -> None:
+    with process(tmp_path) as started:
+        started.until_ready()
+        below = family(started.popen.pid)
+        assert len(below) == 5, "guard, keeper, engine, worker and its runaway child"
+        started.popen.kill()
+        started.ended()
+        assert_gone(below)
+
+
+def test_killing_a_gateway_whose_engine_ignores_sigterm_leaves_no_process(tmp_path: Path) -> None:
+    with process(tmp_path, "--ignore-sigterm", PREHEAT_STOP_SECONDS="0.2") as started:
+        started.until_ready()
+        below = family(started.popen.pid)
+        started.popen.kill()
+        started.ended()
+        assert_gone(below)
+
+
+def test_an_engine_that_dies_at_start_ends_the_gateway_with_its_cause(tmp_path: Path) -> None:
+    with process(tmp_path, "--crash-at-start") as started:
+        assert started.ended() == 1
+        error = started.said.partition("preheat: ")[2]
+        assert "the engine died at start" in error
+        assert "engine | ValueError: No available memory for the cache blocks." in error
+        assert "Traceback" not in error
+
+
+def test_a_taken_port_is_refused_before_the_engine_is_started(tmp_path: Path) -> None:
+    with bind("127.0.0.1", 0) as taken, process(tmp_path, PORT=str(port(taken))) as started:
+        assert started.ended() == 1
+        assert f"cannot listen on 127.0.0.1:{port(taken)}: Address already in use" in started.said
+        assert "hint: take another: PORT=8001" in started.said
+        assert "engine |" not in started.said
+
+
+def test_a_socket_folder_that_is_too_deep_is_refused(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 120)
+    deep.mkdir()
+    with process(tmp_path, TMPDIR=str(deep)) as started:
+        assert started.ended() == 1
+        assert "at most 107 are possible" in started.said
+        assert "hint: set TMPDIR to a shorter folder" in started.said
+
+
+def port(listener: socket.socket) -> int:
+    return int(listener.getsockname()[1])
+
+
+def test_json_logs_are_one_object_a_line_and_the_engines_own_are_labelled(tmp_path: Path) -> None:
+    env = {"PREHEAT_LOG_FORMAT": "json", "VLLM_ANYTHING": "1"}
+    with process(tmp_path, **env) as started:
+        started.until_ready()
+        httpx.get(f"{started.url}/v1/models", headers={"x-request-id": "mine"})
+        started.popen.send_signal(signal.SIGTERM)
+        assert started.ended() == 0
+        records = [json.loads(line) for line in started.said.splitlines()]
+        assert all({"time", "level", "logger", "message"} <= set(record) for record in records)
+        assert any(record["logger"] == "engine" for record in records)
+        assert any(record.get("request_id") == "mine" for record in records)
+        hidden = "not passed to the engine: VLLM_ANYTHING"
+        assert any(record["message"] == hidden for record in records)
+
+
+def test_the_address_is_told_so_that_it_can_be_opened() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        assert run.url(listener) == f"http://127.0.0.1:{port(listener)}"
+    try:
+        listener = bind("::1", 0)
+    except run.PreflightError:
+        pytest.skip("no IPv6 loopback here")
+    with listener:
+        assert run.url(listener) == f"http://[::1]:{port(listener)}"
