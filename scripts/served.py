@@ -100,7 +100,8 @@ def _wait(ask: Callable[[], T | None], process: "subprocess.Popen[bytes]", log: 
 def _is_ready(url: str) -> bool:
     try:
         return bool(_get(f"{url}/ready"))
-    except urllib.error.HTTPError:
+    except urllib.error.URLError:
+        # 503 while it starts; refused when it has just ended, which the caller sees.
         return False
 
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from serve.plugin import aot_reload, torchvision_ops
+from serve.plugin import aot_reload, conv_layout, torchvision_ops
 
 # A child of vLLM's own logger, so that its handlers and process labels apply.
 logger = logging.getLogger("vllm.preheat")
@@ -43,7 +43,14 @@ AOT_RELOAD = Patch(
     aot_reload.needed,
     aot_reload.apply,
 )
-PATCHES = (TORCHVISION_OPS, AOT_RELOAD)
+CONV_LAYOUT = Patch(
+    "conv_layout",
+    "the CPU's causal convolution refuses the strided rows that compiled graphs pass it",
+    {"vllm": "0.32.0", "torch": "2.13.0"},
+    conv_layout.needed,
+    conv_layout.apply,
+)
+PATCHES = (TORCHVISION_OPS, AOT_RELOAD, CONV_LAYOUT)
 
 
 def apply_all(patches: Iterable[Patch] = PATCHES) -> None:

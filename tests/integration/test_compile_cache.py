@@ -16,7 +16,7 @@ from serve.plan import make_plan
 from serve.settings import REPOSITORY, read_settings
 from tests.integration.conftest import settings
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 UNPATCHED = Path(__file__).parent / "unpatched"
 VERDICT = re.compile(r"Directly load AOT|load failure from .* reason: (.*)|saved AOT compiled")

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve.settings import REPOSITORY
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 HELD_OUT = REPOSITORY / "weights" / "tiny" / "heldout.jsonl"
 

@@ -14,11 +14,13 @@ from serve.plugin.patches import TORCHVISION_OPS, Patch, apply_all, installed, m
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-def python(code: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def python(
+    code: str, path: Path | None = None, *arguments: str
+) -> subprocess.CompletedProcess[str]:
     env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     if path:
         env["PYTHONPATH"] = str(path)
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(
         command, env=env, cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
@@ -43,7 +45,49 @@ def test_a_patch_that_was_applied_is_not_needed_again():
         "from serve.plugin.patches import PATCHES, apply_all\n"
         "apply_all(); print([p.needed() for p in PATCHES])"
     )
-    assert python(code).stdout.endswith("[False, False]\n")
+    assert python(code, EARLY).stdout.endswith("[False, False, False]\n")
+
+
+# One sequence of `tokens` in rows of `width`, of which 64 are meant; prints what the kernel says.
+CONVOLVE = """
+import sys, torch
+from vllm import _custom_ops as ops
+from serve.plugin.patches import apply_all
+if not torch.cpu._is_avx512_bf16_supported(): print("other CPU"); sys.exit()
+patch, tokens, width = sys.argv[1] == "patched", int(sys.argv[2]), int(sys.argv[3])
+if patch: apply_all()
+torch.manual_seed(0)
+weight = ops.causal_conv1d_weight_pack(torch.randn(64, 4, dtype=torch.bfloat16))
+rows = torch.randn(tokens, 64, dtype=torch.bfloat16)
+wide = torch.zeros(tokens, width, dtype=torch.bfloat16)
+wide[:, :64] = rows
+def convolve(x):
+    state = torch.zeros(1, 3, 64, dtype=torch.bfloat16).transpose(1, 2)
+    where, which = torch.tensor([0, tokens], dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    fresh = torch.tensor([False])
+    return ops.causal_conv1d_fwd_cpu(x, weight, None, state, where, which, fresh, True, True)
+print(torch.equal(convolve(wide[:, :64].transpose(0, 1)), convolve(rows.transpose(0, 1))))
+"""
+
+
+def convolve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    done = python(CONVOLVE, EARLY, *arguments)
+    if done.stdout.endswith("other CPU\n"):
+        pytest.skip("this CPU has no AVX-512 BF16, so vLLM takes another kernel")
+    return done
+
+
+@pytest.mark.torch
+def test_the_convolution_still_refuses_strided_rows_without_the_patch():
+    """Fails when ``conv_layout`` is no longer needed: then delete the patch."""
+    assert "expect x to be transposed" in convolve("stock", "5", "96").stderr
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("tokens", ["1", "5"])
+def test_with_the_patch_strided_rows_convolve_as_dense_ones(tokens):
+    done = convolve("patched", tokens, "96")
+    assert done.stdout.endswith("True\n"), done.stderr
 
 
 def test_looking_for_other_modules_imports_nothing_of_ours():

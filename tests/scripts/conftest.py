@@ -1,0 +1,6 @@
+"""Makes `scripts` importable however pytest was started: it is no installed package."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
