@@ -91,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("variant", help="a variant that speculates")
-    top.add_argument("--model", help="name or checkpoint folder (the target's own)")
+    top.add_argument("--model", default="", help="name or checkpoint folder (the target's own)")
+    top.add_argument("--target", default="", help="cpu, a10g, … (detected)")
     top.add_argument("--prompts", type=Path, default=HELD_OUT, help="JSON lines (held-out set)")
     top.add_argument("--max-tokens", type=int, default=128, help="tokens a prompt (128)")
     return top

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from serve.plugin import aot_reload, conv_layout, torchvision_ops
+from serve.plugin import aot_reload, conv_layout, conv_state, expand_values, torchvision_ops
 
 # A child of vLLM's own logger, so that its handlers and process labels apply.
 logger = logging.getLogger("vllm.preheat")
@@ -50,7 +50,21 @@ CONV_LAYOUT = Patch(
     conv_layout.needed,
     conv_layout.apply,
 )
-PATCHES = (TORCHVISION_OPS, AOT_RELOAD, CONV_LAYOUT)
+CONV_STATE = Patch(
+    "conv_state",
+    "verifying fewer than K+1 tokens breaks the convolution state on CPUs without AMX",
+    {"vllm": "0.32.0"},
+    conv_state.needed,
+    conv_state.apply,
+)
+EXPAND_VALUES = Patch(
+    "expand_values",
+    "with drafts, the CPU backend divides logits by uninitialised temperatures",
+    {"vllm": "0.32.0"},
+    expand_values.needed,
+    expand_values.apply,
+)
+PATCHES = (TORCHVISION_OPS, AOT_RELOAD, CONV_LAYOUT, CONV_STATE, EXPAND_VALUES)
 
 
 def apply_all(patches: Iterable[Patch] = PATCHES) -> None:

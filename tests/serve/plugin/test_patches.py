@@ -45,7 +45,7 @@ def test_a_patch_that_was_applied_is_not_needed_again():
         "from serve.plugin.patches import PATCHES, apply_all\n"
         "apply_all(); print([p.needed() for p in PATCHES])"
     )
-    assert python(code, EARLY).stdout.endswith("[False, False, False]\n")
+    assert python(code, EARLY).stdout.endswith("[False, False, False, False, False]\n")
 
 
 # One sequence of `tokens` in rows of `width`, of which 64 are meant; prints what the kernel says.
@@ -88,6 +88,42 @@ def test_the_convolution_still_refuses_strided_rows_without_the_patch():
 def test_with_the_patch_strided_rows_convolve_as_dense_ones(tokens):
     done = convolve("patched", tokens, "96")
     assert done.stdout.endswith("True\n"), done.stderr
+
+
+# Temperatures of two requests spread over five drafted tokens, by the platform's kernel.
+EXPAND = """
+import sys, torch
+from vllm.utils import cpu_triton_utils as kernels
+from serve.plugin.patches import apply_all
+if sys.argv[1] == "patched": apply_all()
+spread, ends = torch.full((5,), 7.0), torch.tensor([2, 5], dtype=torch.int32)
+kernels._expand_kernel_impl(spread, torch.tensor([0.5, -1.0]), ends, -1, 1)
+print(spread.tolist())
+"""
+
+
+@pytest.mark.torch
+def test_temperatures_are_still_lost_without_the_patch():
+    """Fails when ``expand_values`` is no longer needed: then delete the patch."""
+    done = python(EXPAND, EARLY, "stock")
+    assert done.stdout.endswith("[7.0, 7.0, 7.0, 7.0, 7.0]\n"), done.stderr
+
+
+@pytest.mark.torch
+def test_with_the_patch_every_drafted_token_has_its_temperature():
+    done = python(EXPAND, EARLY, "patched")
+    assert done.stdout.endswith("[0.5, 0.5, 1.0, 1.0, 1.0]\n"), done.stderr
+
+
+@pytest.mark.torch
+def test_the_lines_that_break_the_convolution_state_are_still_there():
+    """Fails when ``conv_state`` is no longer needed: then delete the patch."""
+    code = (
+        "import inspect; from serve.plugin import conv_state as c\n"
+        "print(inspect.getsource(c._module()._spec_forward).count(c.OLD))"
+    )
+    done = python(code, EARLY)
+    assert done.stdout.endswith("1\n"), done.stderr
 
 
 def test_looking_for_other_modules_imports_nothing_of_ours():
