@@ -23,13 +23,15 @@ from experiments.record import Record, add, now, this_machine
 from scripts.served import NotServed, Served, served
 from serve.settings import REPOSITORY
 
+# Characters of a plain text that are given; the engine goes on from there.
+BEGINNING = 300
 HELD_OUT = REPOSITORY / "weights" / "tiny" / "heldout.jsonl"
 EXAMPLES = """examples:
   python -m scripts.measure_acceptance seq8-best
   python -m scripts.measure_acceptance seq8-best --prompts my.jsonl --max-tokens 256
 
-PROMPTS holds one JSON object a line; its "prompt" is completed as it stands, its "messages"
-are asked as a chat, and lines with neither are passed over.
+PROMPTS holds one JSON object a line; its "prompt" is completed as it stands. A line without one
+is completed from the beginning of its "text", or passed over when it has neither.
 """
 
 
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parsed.prompts}: {error}", file=sys.stderr)
         return 2
     if not requests:
-        print(f"{parsed.prompts}: no line with a prompt or messages", file=sys.stderr)
+        print(f"{parsed.prompts}: no line with a prompt or text", file=sys.stderr)
         return 2
     settings = {"VARIANT": parsed.variant, "MODEL": parsed.model, "TARGET": parsed.target}
     made, machine = now(), this_machine()
@@ -109,14 +111,15 @@ def read_requests(path: Path) -> Iterator[dict[str, Any]]:
         item = json.loads(line)
         if not isinstance(item, dict):
             raise ValueError(f"line {number}: expected a JSON object")
-        if "prompt" in item or "messages" in item:
-            yield item
+        if prompt := item.get("prompt") or item.get("text", "")[:BEGINNING]:
+            group = str(item.get("source", "")).partition("/")[0]
+            yield {"source": item.get("source", ""), "group": group, "prompt": prompt}
 
 
 def sample(running: Served, item: dict[str, Any], max_tokens: int) -> dict[str, Any]:
     """One prompt, alone on the engine: what its generation added to vLLM's counters."""
-    path = "/v1/completions" if "prompt" in item else "/v1/chat/completions"
-    body = {key: item[key] for key in ("prompt", "messages") if key in item} | {
+    body = {
+        "prompt": item["prompt"],
         "model": json.loads(running.get("/v1/models"))["data"][0]["id"],
         "max_tokens": max_tokens,
         "temperature": 0,
@@ -124,7 +127,9 @@ def sample(running: Served, item: dict[str, Any], max_tokens: int) -> dict[str, 
     }
     before = counters(running)
     request = urllib.request.Request(  # noqa: S310 - our own gateway
-        running.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        running.url + "/v1/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310
         tokens = json.load(answer)["usage"]["completion_tokens"]
@@ -132,7 +137,7 @@ def sample(running: Served, item: dict[str, Any], max_tokens: int) -> dict[str, 
     grown = {name: int(after[name] - before.get(name, 0)) for name in after}
     return {
         "source": item.get("source", ""),
-        "form": "prompt" if "prompt" in item else "chat",
+        "group": item["group"],
         "completion_tokens": tokens,
         "steps": grown.pop("drafts", 0),
         "drafted": grown.pop("draft_tokens", 0),
@@ -155,10 +160,10 @@ def counters(running: Served) -> dict[str, float]:
 
 
 def summary(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Totals over all samples, and apart for prompts and chats."""
-    forms = sorted({item["form"] for item in samples})
+    """Totals over all samples, and apart for each group of sources."""
+    groups = sorted({item["group"] for item in samples})
     return {"all": totals(samples)} | {
-        form: totals([item for item in samples if item["form"] == form]) for form in forms
+        group: totals([item for item in samples if item["group"] == group]) for group in groups
     }
 
 

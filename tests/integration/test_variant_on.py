@@ -58,7 +58,8 @@ def test_drafts_are_made_and_accepted(seq8_best):
 
 
 def test_greedy_text_is_the_same_with_and_without_speculation(seq8, seq8_best):
-    prompts = [json.loads(line)["prompt"] for line in HELD_OUT.open() if '"prompt"' in line][:12]
+    with HELD_OUT.open(encoding="utf-8") as lines:
+        prompts = [prompt for line in lines if (prompt := json.loads(line)["prompt"])][:12]
     assert len(prompts) == 12
     for prompt in prompts:
         assert ask(seq8, prompt) == ask(seq8_best, prompt), prompt
