@@ -54,5 +54,6 @@ def test_stock_vllm_still_refuses_what_it_saved(seq8, cache_root, tmp_path):
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        process.stdout.close()
     assert verdict is not None
     assert "finalize_loading" in (verdict[1] or ""), verdict[0]

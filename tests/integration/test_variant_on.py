@@ -67,12 +67,12 @@ def test_greedy_text_is_the_same_with_and_without_speculation(seq8, seq8_best):
 
 def ask(served, prompt: str) -> str:
     # The variants differ in their default repetition penalty, so the request names it.
-    client = OpenAI(base_url=f"{served.url}/v1", api_key="unused")
-    answer = client.completions.create(
-        model="tiny",
-        prompt=prompt,
-        max_tokens=48,
-        temperature=0,
-        extra_body={"repetition_penalty": 1.0},
-    )
+    with OpenAI(base_url=f"{served.url}/v1", api_key="unused") as client:
+        answer = client.completions.create(
+            model="tiny",
+            prompt=prompt,
+            max_tokens=48,
+            temperature=0,
+            extra_body={"repetition_penalty": 1.0},
+        )
     return answer.choices[0].text

@@ -93,6 +93,7 @@ def test_with_the_patch_strided_rows_convolve_as_dense_ones(tokens):
 # Temperatures of two requests spread over five drafted tokens, by the platform's kernel.
 EXPAND = """
 import sys, torch
+import vllm._custom_ops
 from vllm.utils import cpu_triton_utils as kernels
 from serve.plugin.patches import apply_all
 if sys.argv[1] == "patched": apply_all()
