@@ -3,7 +3,10 @@
 import importlib
 import sys
 
-COMMANDS = {"serve": "run a variant: gateway and engine"}
+COMMANDS = {
+    "bake": "make, check and ship what a variant starts from",
+    "serve": "run a variant: gateway and engine",
+}
 USAGE = "usage: preheat COMMAND …\n\n" + "\n".join(
     f"  {name:8} {sentence}" for name, sentence in COMMANDS.items()
 )

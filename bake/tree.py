@@ -1,0 +1,112 @@
+"""The folder of a baked root while it is made: one maker at a time, beside the root, then whole.
+
+    R.lock      flock of the maker; stays, as its removal would let two in
+    R.part      what is being made: never used by anyone, removed by the next maker
+    R.old       the root that is being replaced, for as long as two renames take
+    R           what serves
+
+Knows no contents.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from bake.errors import BakeError, Busy
+from serve import manifest
+
+SUFFIXES = (".lock", ".part", ".old")
+SEALED_FILE = 0o444
+SEALED_FOLDER = 0o555
+
+
+def beside(root: Path, suffix: str) -> Path:
+    """``R.part`` and the like."""
+    return root.with_name(root.name + suffix)
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Be the only maker of ``root``; the kernel lets go when this process ends, however it does.
+
+    :raises Busy: another process is making it; its number is named.
+    """
+    path = beside(root, ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(descriptor, "r+") as file:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy(root, file.read(20).strip() or "unknown") from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def recover(root: Path) -> list[str]:
+    """Under the lock: undo what a maker that was killed left behind. Tells what was done."""
+    done = []
+    part, old = beside(root, ".part"), beside(root, ".old")
+    if old.exists():
+        if root.exists():
+            remove(old)
+            done.append(f"removed {old}: it was replaced, but not yet removed")
+        else:
+            old.rename(root)
+            done.append(f"{root} is back: its replacement was interrupted")
+    if part.exists():
+        remove(part)
+        done.append(f"removed {part}: making it was interrupted")
+    return done
+
+
+def seal(root: Path) -> None:
+    """Make every file and folder of ``root`` read-only."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            (Path(folder) / name).chmod(SEALED_FILE)
+        Path(folder).chmod(SEALED_FOLDER)
+
+
+def put_in_place(root: Path) -> None:
+    """Under the lock: ``R.part`` becomes ``R``. What was ``R`` is moved aside, then removed."""
+    part, old = beside(root, ".part"), beside(root, ".old")
+    if root.exists():
+        root.rename(old)
+    part.rename(root)
+    manifest.sync(root.parent)
+    remove(old)
+
+
+def remove(tree: Path) -> None:
+    """Remove ``tree``, sealed or not.
+
+    :raises BakeError: it cannot be, or it is a link: what that leads to is not ours.
+    """
+    if tree.is_symlink():
+        raise BakeError(f"{tree} is a link: not removed", f"look where it leads, then rm {tree}")
+    if not tree.exists():
+        return
+    # A name cannot be taken out of a sealed folder, except by root.
+    for folder, _, _ in os.walk(tree):
+        Path(folder).chmod(0o755)
+    try:
+        shutil.rmtree(tree)
+    except OSError as error:
+        raise BakeError(f"{tree}: cannot be removed: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def unsealed(folder: Path) -> Iterator[None]:
+    """Let one file be put into a sealed folder."""
+    mode = folder.stat().st_mode & 0o7777
+    folder.chmod(mode | 0o200)
+    try:
+        yield
+    finally:
+        folder.chmod(mode)
