@@ -9,7 +9,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from serve.plugin import aot_reload, conv_layout, conv_state, expand_values, torchvision_ops
+from serve.plugin import (
+    aot_reload,
+    conv_layout,
+    conv_state,
+    expand_values,
+    factors,
+    torchvision_ops,
+)
 
 # A child of vLLM's own logger, so that its handlers and process labels apply.
 logger = logging.getLogger("vllm.preheat")
@@ -64,7 +71,14 @@ EXPAND_VALUES = Patch(
     expand_values.needed,
     expand_values.apply,
 )
-PATCHES = (TORCHVISION_OPS, AOT_RELOAD, CONV_LAYOUT, CONV_STATE, EXPAND_VALUES)
+RECORD_FACTORS = Patch(
+    "record_factors",
+    "asked for: what each graph's cache key is made of is written down",
+    {"vllm": "0.32.0", "torch": "2.13.0"},
+    factors.needed,
+    factors.apply,
+)
+PATCHES = (TORCHVISION_OPS, AOT_RELOAD, CONV_LAYOUT, CONV_STATE, EXPAND_VALUES, RECORD_FACTORS)
 
 
 def apply_all(patches: Iterable[Patch] = PATCHES) -> None:
