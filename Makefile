@@ -5,6 +5,7 @@ MODEL   ?=
 TARGET  ?=
 PORT    ?= 8000
 PYTHON  ?= python3
+CACHE   ?= cache_import.tar.zst
 
 # Which vLLM this machine takes: the GPU build where there is a GPU, unless TARGET says otherwise.
 ENGINE := $(if $(filter cpu,$(TARGET)),cpu,$(if $(TARGET),gpu,$(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)))
@@ -30,6 +31,14 @@ install: $(STAMP)-$(ENGINE) ## make .venv with the vLLM this machine takes
 .PHONY: train-tiny
 train-tiny: $(STAMP)-cpu ## train weights/tiny again from packages (about an hour on 2 cores)
 	$(BIN)/python -m scripts.train_tiny
+
+.PHONY: bake-export
+bake-export: $(STAMP)-gateway $(STAMP)-bake ## pack a baked cache   [VARIANT= MODEL= TARGET= CACHE=cache_import.tar.zst]
+	@$(AXES) $(BIN)/preheat bake cache-export '$(VARIANT)' --out '$(CACHE)'
+
+.PHONY: bake-import
+bake-import: $(STAMP)-gateway $(STAMP)-bake ## check a packed cache and put it in place   [CACHE=cache_import.tar.zst]
+	@$(BIN)/preheat bake cache-import '$(CACHE)'
 
 .PHONY: serve
 serve: $(STAMP)-$(ENGINE) ## engine and gateway   [VARIANT= MODEL= TARGET= PORT=]
@@ -91,7 +100,7 @@ ifeq ($(ENGINE),cpu)
 endif
 	@touch $@
 
-$(STAMP)-test $(STAMP)-dev $(STAMP)-eval: $(STAMP)-%: $(PINS) | $(STAMP)-gateway
+$(STAMP)-test $(STAMP)-dev $(STAMP)-eval $(STAMP)-bake: $(STAMP)-%: $(PINS) | $(STAMP)-gateway
 	@echo "installing what $* needs"
 	@$(PIP) --quiet --editable '.[$*]'
 	@touch $@
