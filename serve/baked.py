@@ -1,0 +1,192 @@
+"""The policy: does this start use the baked compile cache, and if not, why?
+
+    absent | unfit (reasons) | sound ──► identity matches? ──► Baked | Cold (reasons)
+      inspect: reads the root            serve.identity         choose: pure
+
+A root is used only when nobody else could have written it, a trusted key vouches for it (if any
+is configured), every file is what the manifest says, and it was baked for what is served here.
+Everything is checked before vLLM starts, because reading such a file is running it.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from serve import identity, manifest, signature, writers
+from serve.command import Command, Place, build
+from serve.errors import ConfigError, ServeError
+from serve.identity import Accepted, Identity, Rejected
+from serve.plan import Cache, Plan
+from serve.settings import Settings
+from serve.signature import Keys, NotSigned
+
+# A miss is a hard error then, never a silent recompile. vLLM does not hash it.
+FORCED = {"VLLM_FORCE_AOT_LOAD": "1"}
+# By which the plugin in vLLM's processes learns the name to present.
+PRESENT_AS = "PREHEAT_PRESENT_AS"
+# Of many files that differ, a person needs the first few.
+TOLD = 3
+
+
+class CacheRefused(ServeError):
+    """PREHEAT_CACHE_POLICY=require, and there is no baked cache that can be used."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """There is no such root."""
+
+    root: Path
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """There is one that must not be used by anybody."""
+
+    root: Path
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Every file is what was baked; ``key`` vouches for it, if one was asked for."""
+
+    root: Path
+    identity: Identity
+    key: str | None
+    files: int
+    total_bytes: int
+    seconds: float
+
+
+Found = Absent | Unfit | Sound
+
+
+@dataclass(frozen=True)
+class Baked:
+    """Start from ``root``, telling torch the name ``present_as`` if there is one."""
+
+    root: Path
+    present_as: str | None = None
+
+
+@dataclass(frozen=True)
+class Cold:
+    """Start without."""
+
+    reasons: tuple[str, ...]
+
+
+def root_of(baked: Path, target: str, model: str, variant: str) -> Path:
+    """Where the root of these three lies below ``baked``."""
+    return baked / target / model / variant
+
+
+def inspect(root: Path, keys: Keys, threads: int | None = None) -> Found:
+    """What ``root`` is, less whether it fits this machine. Takes most of a second per GB.
+
+    :raises ConfigError: there are ``keys``, and ``cryptography`` is not installed.
+    """
+    started = time.monotonic()
+    try:
+        if not root.is_dir():
+            return Absent(root)
+        real = root.resolve()
+        if reasons := writers.above(real):
+            return Unfit(root, tuple(reasons))
+        raw = manifest.read(real)
+        stood = manifest.parse(raw)
+        key, reasons = _trust(raw, real, keys)
+        if reasons or (reasons := [*map(str, manifest.compare(real, stood, threads))]):
+            return Unfit(root, tuple(reasons))
+        baked = identity.parse(manifest.read_small(real / identity.FILE, manifest.MAX_BYTES))
+    except ConfigError:
+        raise
+    except ServeError as error:
+        return Unfit(root, (error.what,))
+    except OSError as error:
+        return Unfit(root, (f"{error.filename or root}: {error.strerror}",))
+    return Sound(root, baked, key, len(stood.files), stood.total_bytes, time.monotonic() - started)
+
+
+def _trust(raw: bytes, root: Path, keys: Keys) -> tuple[str | None, list[str]]:
+    """The key that vouches for a manifest, or why none does; neither where none is asked for."""
+    if not keys:
+        return None, []
+    signed = signature.check(raw, root, keys)
+    return (None, [signed.reason]) if isinstance(signed, NotSigned) else (signed.key, [])
+
+
+def choose(found: Found, verdict: Accepted | Rejected | None) -> Baked | Cold:
+    """Whether to use what was found; ``verdict`` is that on a sound root's identity."""
+    if isinstance(found, Absent):
+        return Cold((f"no baked root {found.root}",))
+    if isinstance(found, Unfit):
+        return Cold(found.reasons)
+    if isinstance(verdict, Accepted):
+        return Baked(found.root.resolve(), verdict.present_as)
+    return Cold(tuple(map(str, verdict.reasons)) if verdict else ("nobody compared its identity",))
+
+
+def settle(plan: Plan, settings: Settings) -> Plan:
+    """``plan`` by the policy: with the baked cache, or as it is with the reasons why not.
+
+    Reads and hashes the root, changes nothing: it may run beside anything else.
+
+    :raises CacheRefused: the policy is ``require``, and there is none to use.
+    :raises ConfigError: PREHEAT_TRUSTED_KEYS holds no keys, or they cannot be used.
+    """
+    policy = settings.cache_policy
+    baked = settings.baked_root.absolute()
+    root = root_of(baked, plan.target.name, plan.model.name, plan.variant.name)
+    if policy == "off":
+        return replace(plan, cache=Cache(policy, root))
+    found = inspect(root, signature.trusted_keys(settings.trusted_keys))
+    verdict = (
+        identity.match(found.identity, identity.here(plan)) if isinstance(found, Sound) else None
+    )
+    choice = choose(found, verdict)
+    if isinstance(choice, Cold):
+        if policy == "require":
+            raise CacheRefused(_refusal(root, choice.reasons), _next_step(found, plan))
+        absent = isinstance(found, Absent)
+        return replace(plan, cache=Cache(policy, root, reasons=choice.reasons, absent=absent))
+    return replace(
+        plan,
+        command=_from_root(plan, choice),
+        cache=Cache(policy, root, used=True),
+        fallback=plan.command if policy == "prefer" else None,
+    )
+
+
+def _from_root(plan: Plan, choice: Baked) -> Command:
+    """The plan's command on the baked root."""
+    place = Place(Path(plan.command.argv[0]), choice.root, plan.command.socket)
+    command = build(plan.variant, plan.model, plan.target, place)
+    presented = {PRESENT_AS: choice.present_as} if choice.present_as else {}
+    return replace(command, env={**command.env, **FORCED, **presented})
+
+
+def _refusal(root: Path, reasons: tuple[str, ...]) -> str:
+    lines = "".join(f"\n  {reason}" for reason in reasons)
+    return f"PREHEAT_CACHE_POLICY=require, and {root} cannot be used:{lines}"
+
+
+def _next_step(found: Found, plan: Plan) -> str:
+    bake = f"preheat bake cache {plan.variant.name}"
+    if isinstance(found, Absent):
+        return f"{bake}; or import one: preheat bake cache-import FILE"
+    return f"bake it here: {bake}; or start cold: PREHEAT_CACHE_POLICY=prefer"
+
+
+def tell(cache: Cache) -> list[tuple[int, str]]:
+    """The log's lines for what was decided, each with its level; none when nobody looked."""
+    if cache.policy == "off":
+        return []
+    if cache.used:
+        return [(logging.INFO, f"compile cache: {cache.root}, verified")]
+    first, *others = cache.reasons
+    more = [f"and {len(others) - TOLD} more"] if len(others) > TOLD else []
+    said = [f"compile cache: none used, starting cold: {first}", *others[:TOLD], *more]
+    return [(logging.INFO if cache.absent else logging.WARNING, line) for line in said]
