@@ -376,8 +376,8 @@ def _opened(path: Path) -> io.FileIO:
 
 def _shown(path: str) -> str:
     """A name that can be printed, whatever bytes it is made of."""
-    readable = os.fsencode(path).decode(errors="backslashreplace")
-    return FORBIDDEN.sub(lambda found: repr(found[0])[1:-1], readable)
+    harmless = FORBIDDEN.sub(lambda found: repr(found[0])[1:-1], path)
+    return os.fsencode(harmless).decode(errors="backslashreplace")
 
 
 def _check_order(manifest: Manifest) -> None:
