@@ -68,7 +68,7 @@ def trusted_keys(value: str | None) -> Keys:
     parts = [part.strip() for part in value.split(",") if part.strip()]
     if parts and all(KEY.fullmatch(part) for part in parts):
         return _by_id(parts)
-    return _by_id(_lines(Path(value).expanduser()))
+    return _by_id(_lines(Path(value)))
 
 
 def check(raw: bytes, root: Path, keys: Keys) -> Signed | NotSigned:
@@ -115,7 +115,7 @@ def _by_id(spelled: list[str]) -> Keys:
 
 def _lines(path: Path) -> list[str]:
     try:
-        with path.open("rb") as file:
+        with path.expanduser().open("rb") as file:
             text = file.read(MAX_KEYS_BYTES).decode()
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"PREHEAT_TRUSTED_KEYS={str(path)!r}: {error}", f"{HINT}file") from error
