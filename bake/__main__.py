@@ -2,16 +2,19 @@
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bake.progress import shown as progress_of_phases
 from serve import __version__, baked
-from serve.errors import ServeError
+from serve.errors import ConfigError, ServeError
 from serve.model import find_model
 from serve.settings import Settings, read_settings
 from serve.signature import trusted_keys
@@ -19,6 +22,8 @@ from serve.target import choose_target, probe_gpu
 from serve.variant import load_variant
 
 EXAMPLES = """examples:
+  preheat bake cache seq8 seq8-best
+  preheat bake explain-miss .cache/baked/cpu/tiny/seq8-best /tmp/factors
   preheat bake cache-verify seq8-best
   preheat bake cache-export seq8 seq8-best --out cache_import.tar.zst
   preheat bake cache-import cache_import.tar.zst --force
@@ -63,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"preheat {__version__}")
     verbs = top.add_subparsers(required=True, metavar="VERB")
+    _cache_options(_verb(verbs, "cache", _cache, "bake compile caches, and prove that they hit"))
+    _explain_options(_verb(verbs, "explain-miss", _explain, "name what differs between two keys"))
     _verify_options(_verb(verbs, "cache-verify", _verify, "check baked roots, file by file"))
     _export_options(_verb(verbs, "cache-export", _export, "pack baked roots into one archive"))
     _import_options(_verb(verbs, "cache-import", _import, "check an archive and put its roots in"))
@@ -99,6 +106,48 @@ def _roots(settings: Settings, variants: Sequence[str]) -> list[str]:
     model = find_model(settings.model or target.default_model, settings.experiments)
     names = [load_variant(name, settings.experiments).name for name in variants]
     return [f"{target.name}/{model.name}/{name}" for name in dict.fromkeys(names)]
+
+
+def _cache_options(verb: argparse.ArgumentParser) -> None:
+    _axes(verb)
+    verb.add_argument("--present-as", metavar="NAME", help="an allow-listed sibling of this GPU")
+    verb.add_argument("--verbose", action="store_true", help="the engine's own log too")
+
+
+def _cache(parsed: argparse.Namespace) -> int:
+    from bake.baking import bake_all
+
+    level = logging.INFO if parsed.verbose else logging.CRITICAL
+    logging.basicConfig(level=level, format="%(name)s | %(message)s")
+    settings = _settings(parsed, os.environ)
+    with progress_of_phases() as shown:
+        reports = bake_all(settings, parsed.variants, shown, parsed.present_as or "")
+    if parsed.json:
+        print(json.dumps({"bakes": [asdict(report) for report in reports]}, indent=2))
+        return 0
+    print("\n".join(report.sentence() for report in reports))
+    return 0
+
+
+def _explain_options(verb: argparse.ArgumentParser) -> None:
+    for name in ("a", "b"):
+        verb.add_argument(
+            name,
+            type=Path,
+            metavar=name.upper(),
+            help="a baked root, a folder of recorded factors, or a cache root of vLLM's own",
+        )
+
+
+def _explain(parsed: argparse.Namespace) -> int:
+    from bake import explain
+
+    for folder in (parsed.a, parsed.b):
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: no such folder")
+    found = explain.explain(explain.read(parsed.a), explain.read(parsed.b))
+    print(explain.as_json(found) if parsed.json else explain.render(found))
+    return 0 if found.equal else 1
 
 
 def _verify_options(verb: argparse.ArgumentParser) -> None:

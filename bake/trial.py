@@ -1,0 +1,145 @@
+"""One life of an engine on a given root: started as the server starts it, warmed, stopped.
+
+Both the bake and its verification are one. Knows nothing of what is kept of it.
+"""
+
+import asyncio
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aiohttp import ClientSession
+
+from bake import warm
+from bake.errors import BakeError
+from bake.progress import Timer
+from serve.command import Command, Place, build, engine_environment, served_names
+from serve.engine import Engine, Limits, State, Status
+from serve.errors import EngineFailed
+from serve.plan import Plan
+from serve.preflight import check_socket
+from serve.run import engine_session
+
+POLL_SECONDS = 0.1
+# Less than this left, and whatever failed failed for want of room.
+FULL_BYTES = 1024**2
+MESSAGES = {
+    errno.ENOSPC: ("the disk is full", "make room, then bake again: what is there is removed"),
+    errno.EROFS: ("the disk is read-only", "PREHEAT_BAKED_ROOT names a folder that can be written"),
+    errno.EACCES: ("may not be written", "PREHEAT_BAKED_ROOT names a folder that can be written"),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an engine is to live with: ``env`` comes over the server's own environment for it."""
+
+    plan: Plan
+    root: Path
+    scratch: Path
+    env: Mapping[str, str]
+    limits: Limits
+
+    @property
+    def command(self) -> Command:
+        """The server's command on this root. Its temporary files go to ``scratch``."""
+        socket = self.scratch / "engine.sock"
+        place = Place(Path(self.plan.command.argv[0]), self.root, socket)
+        command = build(self.plan.variant, self.plan.model, self.plan.target, place)
+        inherited = engine_environment(command, os.environ)
+        return replace(command, env={**inherited, "TMPDIR": str(self.scratch), **self.env})
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """An empty temporary folder: what lies in the usual one must not help, nor be missed later."""
+    with tempfile.TemporaryDirectory(prefix="preheat-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Status:
+    """Start, warm and stop an engine, a phase each. How it stood when it was warm.
+
+    :raises EngineFailed: it did not become ready, or died.
+    :raises BakeError: it does not answer as it should.
+    """
+    check_socket(trial.command.socket)
+    return asyncio.run(_live(trial, timer, names))
+
+
+async def _live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Status:
+    model = served_names(trial.plan.model, trial.plan.variant)[0]
+    command = trial.command
+    async with engine_session(str(command.socket)) as session:
+        engine = Engine(command, session, model, trial.limits)
+        running = asyncio.create_task(engine.run())
+        try:
+            with timer.phase(names[0]):
+                await _until_ready(engine, running, timer)
+            with timer.phase(names[1]):
+                await _beside(running, _warm(session, model, trial.plan, timer))
+            status = engine.status
+            with timer.phase(names[2]):
+                engine.stop()
+                await running
+        finally:
+            engine.stop()
+            await asyncio.wait({running})
+        return status
+
+
+async def _until_ready(engine: Engine, running: "asyncio.Task[None]", timer: Timer) -> None:
+    while engine.status.state is not State.READY:
+        timer.progress.step(engine.status.phase)
+        await asyncio.wait({running}, timeout=POLL_SECONDS)
+        if running.done():
+            running.result()
+            raise EngineFailed("the engine stopped before it was ready")
+
+
+async def _beside(running: "asyncio.Task[None]", work: Coroutine[None, None, None]) -> None:
+    """``work``, given up as soon as the engine is gone."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task, running}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            running.result()
+            raise EngineFailed("the engine stopped while it was warmed")
+        task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def _warm(session: ClientSession, model: str, plan: Plan, timer: Timer) -> None:
+    variant = plan.variant
+    limits = await warm.limits_of(session, variant.max_num_batched_tokens, variant.max_num_seqs)
+    await warm.run(session, model, warm.rounds(limits), timer.progress.step)
+
+
+@contextmanager
+def disk(root: Path) -> Iterator[None]:
+    """Within: what the disk refuses becomes a sentence, also when the engine was refused it.
+
+    :raises BakeError: naming the folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        what, advice = MESSAGES.get(error.errno or 0, (error.strerror or str(error), ""))
+        raise BakeError(f"{error.filename or root}: {what}", advice) from error
+    except (EngineFailed, BakeError) as error:
+        if _full(root):
+            what, advice = MESSAGES[errno.ENOSPC]
+            raise BakeError(f"{root}: {what}\n  {error.what}", advice) from error
+        raise
+
+
+def _full(root: Path) -> bool:
+    there = next((folder for folder in (root, *root.parents) if folder.exists()), root)
+    return shutil.disk_usage(there).free < FULL_BYTES
