@@ -179,6 +179,7 @@ def test_tampering_the_manifest_itself_is_caught(
     tmp_path: Path, tamper: Callable[[Path], None]
 ) -> None:
     root = baked(tmp_path / "r")
+    (root / "manifest.json").chmod(0o644)
     tamper(root / "manifest.json")
     assert verify(root)
 
@@ -245,6 +246,21 @@ def test_a_thousand_nested_folders_are_no_fault_of_ours(tmp_path: Path) -> None:
 
 def test_a_root_that_is_not_there_is_a_violation(tmp_path: Path) -> None:
     assert kinds(tmp_path / "r") == {"manifest.json": Kind.MANIFEST}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize(("path", "mode"), [("identity.json", 0o400), ("factors", 0o700)])
+def test_what_cannot_be_read_is_named(path: str, mode: int) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        root = baked(Path(place) / "r")
+        (root / path).chmod(mode)
+        if not (child := os.fork()):
+            os.setuid(65534)
+            os._exit(
+                0 if (path, Kind.UNREADABLE) in {(v.path, v.kind) for v in verify(root)} else 1
+            )
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_all_that_is_wrong_is_told_sorted_by_path(tmp_path: Path) -> None:
