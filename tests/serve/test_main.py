@@ -23,6 +23,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in list(os.environ):
         if name.startswith(("PREHEAT_", "VLLM_")) or name in ("VARIANT", "MODEL", "TARGET", "PORT"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("PREHEAT_BAKED_ROOT", str(tmp_path / "baked"))
     return checkpoint(tmp_path / "tiny", "a", "mtp.a")
 
 
@@ -54,6 +55,22 @@ def test_check_for_programs_tells_argv_and_environment(
     assert told["variant"] == "baseline"
     assert told["argv"][0] == sys.executable
     assert told["env"]["VLLM_PLUGINS"] == "preheat"
+
+
+def test_check_tells_which_compile_cache_a_start_would_use_and_refuses_as_a_start_would(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("check", "baseline", "--target", "cpu", "--model", str(tiny))
+    reason = f"no baked root {tiny.parent}/baked/cpu/tiny/baseline"
+    assert f"# compile cache: none used, starting cold: {reason}\n" in said(capsys, *asked)
+    cache = json.loads(said(capsys, *asked, "--json"))["cache"]
+    assert (cache["policy"], cache["used"], cache["reasons"]) == ("prefer", False, [reason])
+    monkeypatch.setenv("PREHEAT_CACHE_POLICY", "require")
+    assert "PREHEAT_CACHE_POLICY=require" in said(capsys, *asked, status=1)
+    monkeypatch.setenv("PREHEAT_CACHE_POLICY", "off")
+    assert "compile cache" not in said(capsys, *asked)
+    monkeypatch.setenv("PREHEAT_CACHE_POLICY", "always")
+    assert "PREHEAT_CACHE_POLICY='always'" in said(capsys, *asked, status=2)
 
 
 def test_the_command_line_goes_before_the_environment(
