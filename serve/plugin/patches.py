@@ -1,8 +1,8 @@
 """The compatibility patches: which, why, and for which versions each was tried.
 
 A patch is applied only where it is needed and only for the versions it was tried with; either
-way it says so in one log line. ``tests/serve/plugin`` fails when one is no longer needed, or no
-longer enough.
+way it says so in one log line. One that an engine must not be without stops it instead.
+``tests/serve/plugin`` fails when one is no longer needed, or no longer enough.
 """
 
 import logging
@@ -15,7 +15,10 @@ from serve.plugin import (
     conv_state,
     expand_values,
     factors,
+    frozen,
+    identity,
     torchvision_ops,
+    winners,
 )
 
 # A child of vLLM's own logger, so that its handlers and process labels apply.
@@ -27,6 +30,7 @@ class Patch:
     """One change to somebody else's code.
 
     ``tried`` maps a package to the release the patch was tried with, local part left out.
+    ``required``: an engine without it is not what was asked for, so it must not start.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Patch:
     tried: Mapping[str, str]
     needed: Callable[[], bool]
     apply: Callable[[], None]
+    required: bool = False
 
 
 TORCHVISION_OPS = Patch(
@@ -78,15 +83,56 @@ RECORD_FACTORS = Patch(
     factors.needed,
     factors.apply,
 )
-PATCHES = (TORCHVISION_OPS, AOT_RELOAD, CONV_LAYOUT, CONV_STATE, EXPAND_VALUES, RECORD_FACTORS)
+FROZEN = Patch(
+    "frozen",
+    "serving from a baked root: no lock is taken in it, and no header is compiled for nothing",
+    {"torch": "2.13.0"},
+    frozen.needed,
+    frozen.apply,
+)
+WINNERS = Patch(
+    "winners",
+    "autotuned winners are looked for where they were baked, not where the cache is now",
+    {"torch": "2.13.0"},
+    winners.needed,
+    winners.apply,
+)
+IDENTITY = Patch(
+    "identity",
+    f"{identity.PRESENT_AS} is set: compile caches of a sibling GPU are to be used",
+    {"vllm": "0.32.0", "torch": "2.13.0"},
+    identity.needed,
+    identity.apply,
+    required=True,
+)
+PATCHES = (
+    TORCHVISION_OPS,
+    AOT_RELOAD,
+    CONV_LAYOUT,
+    CONV_STATE,
+    EXPAND_VALUES,
+    FROZEN,
+    WINNERS,
+    IDENTITY,
+    RECORD_FACTORS,
+)
+
+
+class NotTried(RuntimeError):
+    """A required patch meets versions that it was not tried with."""
 
 
 def apply_all(patches: Iterable[Patch] = PATCHES) -> None:
-    """Apply each patch that is needed here and was tried with these versions."""
+    """Apply each patch that is needed here and was tried with these versions.
+
+    :raises NotTried: a required one was not.
+    """
     for patch in patches:
         if not patch.needed():
             continue
         if other := mismatch(patch.tried, installed):
+            if patch.required:
+                raise NotTried(f"patch {patch.name}, {other}: {patch.why}")
             logger.warning("preheat: patch %s not applied, %s: %s", patch.name, other, patch.why)
             continue
         patch.apply()

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from serve.command import EARLY
-from serve.plugin.patches import TORCHVISION_OPS, Patch, apply_all, installed, mismatch
+from serve.plugin.patches import (
+    TORCHVISION_OPS,
+    NotTried,
+    Patch,
+    apply_all,
+    installed,
+    mismatch,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -150,6 +157,14 @@ def test_a_patch_is_left_out_for_other_versions_and_says_so(caplog):
         apply_all([patch(applied, pydantic="0.1")])
     assert applied == []
     assert "not applied, tried with pydantic 0.1, here 2" in caplog.text
+
+
+def test_a_required_patch_stops_the_engine_for_other_versions():
+    applied: list[str] = []
+    required = replace(patch(applied, pydantic="0.1"), required=True)
+    with pytest.raises(NotTried, match="patch p, tried with pydantic"):
+        apply_all([required])
+    assert applied == []
 
 
 def test_a_patch_that_is_not_needed_says_nothing(caplog):
