@@ -26,6 +26,8 @@ from serve.preflight import check_socket
 from serve.run import engine_session
 
 POLL_SECONDS = 0.1
+# An engine that answers with an error because it is dying is gone within this.
+DEATH_SECONDS = 10.0
 # Less than this left, and whatever failed failed for want of room.
 FULL_BYTES = 1024**2
 MESSAGES = {
@@ -103,13 +105,17 @@ async def _until_ready(engine: Engine, running: "asyncio.Task[None]", timer: Tim
 
 
 async def _beside(running: "asyncio.Task[None]", work: Coroutine[None, None, None]) -> None:
-    """``work``, given up as soon as the engine is gone."""
+    """``work``, given up as soon as the engine is gone; an engine's death explains its failure."""
     task = asyncio.create_task(work)
     try:
         await asyncio.wait({task, running}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            running.result()
-            raise EngineFailed("the engine stopped while it was warmed")
+        failed = task.done() and task.exception()
+        if failed:
+            await asyncio.wait({running}, timeout=DEATH_SECONDS)
+        if running.done():
+            dead = running.exception()
+            tail = dead.tail if isinstance(dead, EngineFailed) else ()
+            raise EngineFailed(f"the engine died while it was warmed: {failed or dead}", tail)
         task.result()
     finally:
         task.cancel()

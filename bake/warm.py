@@ -158,9 +158,10 @@ async def run(
     """
     for number, one in enumerate(several, start=1):
         step(one.name, number, len(several))
-        async with asyncio.TaskGroup() as group:
-            for request in one.requests:
-                group.create_task(_ask(session, model, request, one.name))
+        asked = [_ask(session, model, request, one.name) for request in one.requests]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        for failed in filter(None, answers):
+            raise failed
 
 
 async def _ask(session: ClientSession, model: str, request: Request, name: str) -> None:

@@ -33,6 +33,7 @@ START = (
     "[cpu_model_runner.py:91] Warming up done.",
     "[core.py:402] init engine (profile, create kv cache, warmup model) took 6.53 s",
 )
+MODEL = {"id": "tiny", "object": "model", "max_model_len": 64}
 CORE = "(EngineCore pid=12) ERROR 11-21 03:55:30 [core.py:1] "
 TRACEBACK = (
     CORE + "EngineCore failed to start.",
@@ -112,7 +113,7 @@ class FakeEngine:
             elif path == "/metrics":
                 await channel.answer("200 OK", self.metrics(), "Content-Type: text/plain")
             elif path == "/v1/models":
-                await answer_json(channel, {"object": "list", "data": [{"id": "tiny"}]})
+                await answer_json(channel, {"object": "list", "data": [MODEL]})
             elif path.endswith("/completions"):
                 await self.complete(request, channel, chat="chat" in path)
             else:
