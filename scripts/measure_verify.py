@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 when a record was added, 1 when the root was not sound, 2 usage."""
     parsed = parser().parse_args(arguments)
     made, machine = now(), this_machine()
-    threads = sorted({1, manifest.cores()})
+    threads = sorted({1, machine.cores, manifest.hashers()})
     with tempfile.TemporaryDirectory(prefix="preheat-", dir=parsed.folder) as folder:
         root = Path(folder)
         total = fill(root, int(parsed.gigabytes * 1e9))

@@ -19,7 +19,7 @@ def test_a_root_is_made_measured_and_recorded(
     assert f"wrote {path.name}" in capsys.readouterr().out
     assert record["parameters"]["bytes"] == 12_000_000
     kinds = {"cold", "warm"}
-    threads = {1, manifest.cores()}
+    threads = {1, record["machine"]["cores"], manifest.hashers()}
     assert {(one["cache"], one["threads"]) for one in record["samples"]} == {
         (kind, number) for kind in kinds for number in threads
     }
