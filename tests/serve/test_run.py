@@ -146,6 +146,15 @@ def test_json_logs_are_one_object_a_line_and_the_engines_own_are_labelled(tmp_pa
         assert any(record["message"] == hidden for record in records)
 
 
+def test_which_compile_cache_is_used_is_told_in_the_log_and_at_variant(tmp_path: Path) -> None:
+    with process(tmp_path) as started:
+        started.until_said("compile cache: none used, starting cold: no baked root")
+        started.until_ready()
+        cache = httpx.get(f"{started.url}/variant").json()["cache"]
+        assert cache.pop("root").endswith("/baked")
+        assert cache == {"policy": "prefer", "used": False, "reasons": ["no baked root"]}
+
+
 def test_the_address_is_told_so_that_it_can_be_opened() -> None:
     with bind("127.0.0.1", 0) as listener:
         assert run.url(listener) == f"http://127.0.0.1:{port(listener)}"
