@@ -24,6 +24,8 @@ VLLMS_OWN = "cache_key_factors.json"
 ENVIRONMENT, SOURCES, HASHES = "environment", "source files", "hashes"
 # Of an identity, only what vLLM's key does not hold: all else is told by the factors.
 BESIDE_KEY = re.compile(r"^(CPU|device|variant|target)")
+# How a look-up ends that ends the engine.
+STOPPED = ("missing", "refused")
 WIDTH = 100
 ABSENT = object()
 
@@ -147,7 +149,7 @@ def explain(a: Side, b: Side) -> Explanation:
         Difference(group, name, was, now, trap(group, name), tuple(graphs))
         for (group, name, was, now), graphs in found.items()
     ]
-    for graph in sorted(left.keys() ^ right.keys()):
+    for graph in sorted(left.keys() ^ right.keys() if _whole(left) and _whole(right) else ()):
         sides = ("recorded", "not recorded") if graph in left else ("not recorded", "recorded")
         differences.append(Difference("graphs", graph, *sides, trap("graphs", graph)))
     differences += _of_identity(a.identity, b.identity)
@@ -159,6 +161,11 @@ def by_graph(records: Sequence[Record]) -> dict[str, Record]:
     return {record.get("graph", "?"): record for record in reversed(list(records))}
 
 
+def _whole(side: Mapping[str, Record]) -> bool:
+    """Whether every graph was looked up: an engine that must load stops at the first miss."""
+    return not any(record.get("outcome") in STOPPED for record in side.values())
+
+
 def _compared(a: Record, b: Record) -> Iterator[tuple[str, str, str, str]]:
     left, right = flatten(a), flatten(b)
     if ("parts" in a.get("config", {})) != ("parts" in b.get("config", {})):
@@ -166,6 +173,9 @@ def _compared(a: Record, b: Record) -> Iterator[tuple[str, str, str, str]]:
         groups = {group for group, _ in left} & {group for group, _ in right}
         left = {key: value for key, value in left.items() if key[0] in groups}
         right = {key: value for key, value in right.items() if key[0] in groups}
+    if not (a.get("sources") and b.get("sources")):
+        # A graph that was not found was not traced either.
+        left, right = ({k: v for k, v in x.items() if k[0] != SOURCES} for x in (left, right))
     keys = [*left, *(key for key in right if key not in left)]
     differ = [key for key in keys if left.get(key, ABSENT) != right.get(key, ABSENT)]
     told = [key for key in differ if key[0] != HASHES]

@@ -51,7 +51,10 @@ RECORD: dict[str, Any] = {
         "functorch_config": {"bundled_autograd_cache": False},
     },
     "code": {"hash": "f0", "qualname": "Model.forward", "line": 100},
-    "sources": {"vllm.model": {"file": "/venv/vllm/model.py", "sha256": "11"}},
+    "sources": {
+        "vllm.layer": {"file": "/venv/vllm/layer.py", "sha256": "10"},
+        "vllm.model": {"file": "/venv/vllm/model.py", "sha256": "11"},
+    },
     "beside": {
         "num_speculative_tokens": 4,
         "versions": {"vllm": "0.32.0", "torch": "2.13.0", "python": "3.11.7"},

@@ -157,6 +157,13 @@ def test_a_graph_that_only_one_side_has_is_named():
     )
 
 
+def test_a_graph_that_was_not_found_has_no_sources_to_compare():
+    change = {"config/parts/model_config/factors/model": "/mnt/tiny"}
+    missed = record(outcome="missing", sources={}, **change)
+    found = between([record("backbone"), record("eagle_head")], [missed])
+    assert [item.factor for item in found.differences] == ["model"]
+
+
 def test_inside_a_models_config_the_key_is_named():
     config = json.dumps({"hidden_size": 256, "layer_types": ["a", "c"]})
     found = between(record(), record(**{"config/parts/model_config/factors/hf_config": config}))
