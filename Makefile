@@ -32,6 +32,14 @@ install: $(STAMP)-$(ENGINE) ## make .venv with the vLLM this machine takes
 train-tiny: $(STAMP)-cpu ## train weights/tiny again from packages (about an hour on 2 cores)
 	$(BIN)/python -m scripts.train_tiny
 
+.PHONY: bake
+bake: $(STAMP)-$(ENGINE) $(STAMP)-bake ## bake a compile cache and prove that it hits   [VARIANT= MODEL= TARGET=]
+	@$(AXES) $(BIN)/preheat bake cache '$(VARIANT)'
+
+.PHONY: bake-verify
+bake-verify: $(STAMP)-gateway $(STAMP)-bake ## check a baked cache, file by file   [VARIANT= MODEL= TARGET=]
+	@$(AXES) $(BIN)/preheat bake cache-verify '$(VARIANT)'
+
 .PHONY: bake-export
 bake-export: $(STAMP)-gateway $(STAMP)-bake ## pack a baked cache   [VARIANT= MODEL= TARGET= CACHE=cache_import.tar.zst]
 	@$(AXES) $(BIN)/preheat bake cache-export '$(VARIANT)' --out '$(CACHE)'
