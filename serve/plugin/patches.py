@@ -13,10 +13,12 @@ from serve.plugin import (
     aot_reload,
     conv_layout,
     conv_state,
+    decode_layout,
     expand_values,
     factors,
     frozen,
     identity,
+    kernel_scan,
     torchvision_ops,
     winners,
 )
@@ -69,6 +71,13 @@ CONV_STATE = Patch(
     conv_state.needed,
     conv_state.apply,
 )
+DECODE_LAYOUT = Patch(
+    "decode_layout",
+    "with drafts, a prompt that leaves one token for its last chunk kills the engine",
+    {"vllm": "0.32.0"},
+    decode_layout.needed,
+    decode_layout.apply,
+)
 EXPAND_VALUES = Patch(
     "expand_values",
     "with drafts, the CPU backend divides logits by uninitialised temperatures",
@@ -82,6 +91,13 @@ RECORD_FACTORS = Patch(
     {"vllm": "0.32.0", "torch": "2.13.0"},
     factors.needed,
     factors.apply,
+)
+KERNEL_SCAN = Patch(
+    "kernel_scan",
+    "vLLM looks for its own kernels in every module that is loaded, at every start",
+    {"vllm": "0.32.0"},
+    kernel_scan.needed,
+    kernel_scan.apply,
 )
 FROZEN = Patch(
     "frozen",
@@ -110,7 +126,9 @@ PATCHES = (
     AOT_RELOAD,
     CONV_LAYOUT,
     CONV_STATE,
+    DECODE_LAYOUT,
     EXPAND_VALUES,
+    KERNEL_SCAN,
     FROZEN,
     WINNERS,
     IDENTITY,

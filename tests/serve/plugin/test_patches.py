@@ -174,3 +174,39 @@ def test_a_patch_that_is_not_needed_says_nothing(caplog):
 
 def test_a_package_that_is_missing_is_a_mismatch():
     assert mismatch({"absent": "1"}, lambda _: None) == "tried with absent 1, here none"
+
+
+# One recurrent step; the state's index is a view of one element, as vLLM takes it of its table.
+RECUR = """
+import sys, torch
+from vllm import _custom_ops as ops
+from serve.plugin.patches import apply_all
+if sys.argv[1] == "patched": apply_all()
+torch.manual_seed(0)
+def of(*shape): return torch.randn(*shape, dtype=torch.bfloat16)
+operands = dict(
+    A_log=torch.randn(4), dt_bias=of(4), q=of(1, 1, 4, 32), k=of(1, 1, 4, 32), v=of(1, 1, 4, 32),
+    a=of(1, 4), b=of(1, 4), cu_seqlens=torch.tensor([0, 1], dtype=torch.int32),
+    use_qk_l2norm_in_kernel=True,
+)
+table = torch.full((3, 5), 2, dtype=torch.int32)
+def step(index):
+    states = torch.ones(3, 4, 32, 32)
+    out = ops.fused_sigmoid_gating_delta_rule_update_cpu(
+        **operands, initial_state_source=states, initial_state_indices=index)
+    return torch.cat([out.flatten().float(), states.flatten()])
+lone = table[:1, 0].contiguous()
+print(lone.stride(), torch.equal(step(lone), step(torch.tensor([2], dtype=torch.int32))))
+"""
+
+
+@pytest.mark.torch
+def test_the_recurrent_step_still_refuses_the_index_of_a_lone_token():
+    """Fails when ``decode_layout`` is no longer needed: then delete the patch."""
+    assert "must be contiguous at last dimension" in python(RECUR, EARLY, "stock").stderr
+
+
+@pytest.mark.torch
+def test_with_the_patch_a_lone_token_steps_as_any_other_and_its_state_is_kept():
+    done = python(RECUR, EARLY, "patched")
+    assert done.stdout.endswith("(5,) True\n"), done.stderr
