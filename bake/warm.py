@@ -71,8 +71,8 @@ def rounds(limits: Limits) -> list[Round]:
 def _prefills(limits: Limits) -> Iterator[Round]:
     """One sequence of each length that is handled differently, in chunks and whole."""
     edge = limits.chunk
-    lengths = (1, 2, 3, 17, 128, edge - 1, edge, edge + 1, 2 * edge + 3)
     most = limits.length - NEW_TOKENS
+    lengths = (1, 2, 3, 17, 128, edge - 1, edge, edge + 1, min(2 * edge + 3, most))
     for length in sorted({length for length in lengths if 0 < length <= most}):
         yield Round(f"prompt of {length} tokens", [prompt(length)])
 
@@ -95,7 +95,8 @@ def _samplings() -> Iterator[Round]:
         "greedy": {"temperature": 0},
         "temperature": {"temperature": 0.8, "seed": 1},
         "top-p": sampled,
-        "top-k and min-p": {**sampled, "top_k": 20, "min_p": 0.05},
+        # Not min_p: vLLM refuses it while it drafts.
+        "top-k": {**sampled, "top_k": 20},
         "penalties": {"presence_penalty": 0.5, "frequency_penalty": 0.5, "repetition_penalty": 1.1},
         "logprobs": {"temperature": 0, "logprobs": True, "top_logprobs": 3},
         "two choices": {**sampled, "n": 2},
