@@ -8,12 +8,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from serve import __version__
 from serve.baked import settle, tell
 from serve.command import engine_environment
 from serve.errors import ServeError
+from serve.launch import open_launcher
 from serve.plan import Plan, make_plan
 from serve.settings import Settings, read_settings, reference
 
@@ -79,12 +81,14 @@ def _settings(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Setting
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    # The gateway's libraries take a third of a second: `check` and `env` do without.
-    from serve.run import run
-
     settings = _settings(parsed, os.environ)
     with tempfile.TemporaryDirectory(prefix="preheat-", ignore_cleanup_errors=True) as folder:
-        return run(settings, _plan(settings, Path(folder)), os.environ)
+        plan = _plan(settings, Path(folder)).within(os.environ)
+        with closing(open_launcher(plan.command, settings.stop_seconds)) as launcher:
+            # Late: it takes a third of a second, in which the launcher imports vLLM already.
+            from serve.run import run
+
+            return run(settings, plan, launcher, os.environ)
 
 
 def _check(parsed: argparse.Namespace) -> int:

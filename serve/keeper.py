@@ -14,6 +14,9 @@ without its keeper the engine's orphans, also those in sessions of their own, co
 which kills them.
 
 Exit status: the engine's own, or 128 + the signal that ended it; 127 if it cannot be executed.
+
+A zygote (``serve.plugin.zygote``) calls ``hold`` in a process it has forked, with another way for
+the engine to come to be than ``execv``.
 """
 
 import contextlib
@@ -23,6 +26,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -31,7 +35,15 @@ POLL_SECONDS = 0.05
 
 
 def main(argv: list[str]) -> int:
-    grace, command = float(argv[1]), argv[2:]
+    return hold(lambda: execute(argv[2:]), float(argv[1]))
+
+
+def hold(become: Callable[[], None], grace: float) -> int:
+    """Split this process into guard and keeper around an engine.
+
+    ``become`` turns the engine's process, just forked, into the engine; it need not return.
+    The engine gets ``grace`` seconds between SIGTERM and SIGKILL. Its exit status is returned.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # SIGTERM waits until whoever it is meant for can take it.
@@ -44,7 +56,7 @@ def main(argv: list[str]) -> int:
     if os.getppid() != guard:
         return 1  # the guard died before the line above
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    return _keep(command, grace, libc)
+    return _keep(become, grace, libc)
 
 
 def _guard(keeper: int) -> int:
@@ -59,7 +71,7 @@ def _guard(keeper: int) -> int:
     return 1 if status is None else status
 
 
-def _keep(command: list[str], grace: float, libc: ctypes.CDLL) -> int:
+def _keep(become: Callable[[], None], grace: float, libc: ctypes.CDLL) -> int:
     """Run the engine until it ends or is to be stopped, and until nothing of it is left."""
     wake, wake_writer = os.pipe()
     os.set_blocking(wake, False)
@@ -69,7 +81,7 @@ def _keep(command: list[str], grace: float, libc: ctypes.CDLL) -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_writer)
 
-    engine = _spawn(command, libc)
+    engine = _spawn(become, libc)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     status = None
     while status is None and not stop_asked:
@@ -85,7 +97,7 @@ def _keep(command: list[str], grace: float, libc: ctypes.CDLL) -> int:
     return status
 
 
-def _spawn(command: list[str], libc: ctypes.CDLL) -> int:
+def _spawn(become: Callable[[], None], libc: ctypes.CDLL) -> int:
     keeper = os.getpid()
     child = os.fork()
     if child:
@@ -102,13 +114,18 @@ def _spawn(command: list[str], libc: ctypes.CDLL) -> int:
     # The pipe is the keeper's: an engine that held it would hide the gateway's death.
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
-    # Before exec, so that it is the first line whatever the engine writes.
+    # Before anything else, so that it is the first line whatever the engine writes.
     print(f"{PID_LINE}{os.getpid()}", flush=True)
+    become()
+    os._exit(127)
+
+
+def execute(command: list[str]) -> None:
+    """Replace this process; returns only when that cannot be done, having said why."""
     try:
         os.execv(command[0], command)
     except OSError as error:
         print(f"keeper: cannot execute {command[0]}: {error.strerror}", flush=True)
-    os._exit(127)
 
 
 def reap(engine: int) -> int | None:

@@ -1,13 +1,14 @@
 """From settings to everything one run needs: variant, model and target, and their command."""
 
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from serve import __version__
-from serve.command import Command, Place, build
+from serve.command import Command, Place, build, engine_environment
 from serve.model import Model, find_model, load_model
 from serve.settings import Settings
 from serve.target import Gpu, Target, choose_target, probe_gpu
@@ -52,6 +53,15 @@ class Plan:
     command: Command
     cache: Cache = Cache()
     fallback: Command | None = None
+
+    def within(self, environ: Mapping[str, str]) -> "Plan":
+        """The same with the whole environment of the engine in its commands."""
+
+        def whole(command: Command) -> Command:
+            return replace(command, env=engine_environment(command, environ))
+
+        fallback = self.fallback and whole(self.fallback)
+        return replace(self, command=whole(self.command), fallback=fallback)
 
     def describe(self) -> dict[str, Any]:
         """What ``/variant`` and every measurement tell of a run, as JSON."""

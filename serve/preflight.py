@@ -32,8 +32,7 @@ BIND_HINTS: dict[int | None, str] = {
 
 def needed_bytes(model: Model, target: Target) -> int:
     """Least memory to start: weights, KV cache, and what the target says its processes take."""
-    fixed = (target.kv_cache_space_gib or 0) + target.reserve_gib
-    return model.weight_bytes + int(fixed * GIB)
+    return model.weight_bytes + (target.kv_cache_mib or 0) * MIB + int(target.reserve_gib * GIB)
 
 
 def check_memory(needed: int, free: int, what: str) -> None:

@@ -6,7 +6,6 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import uvicorn
 import uvloop
@@ -14,8 +13,9 @@ from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, UnixConnector
 
 from serve.app import create_app
 from serve.baked import tell
-from serve.command import INHERITED, Command, engine_environment, served_names
+from serve.command import INHERITED, served_names
 from serve.engine import Engine, Limits
+from serve.launch import Launcher
 from serve.plan import Plan
 from serve.preflight import MIB, bind, check_memory, check_socket, free_memory, needed_bytes
 from serve.settings import Settings
@@ -36,7 +36,7 @@ class Server(uvicorn.Server):
         yield
 
 
-def run(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> int:
+def run(settings: Settings, plan: Plan, launcher: Launcher, environ: Mapping[str, str]) -> int:
     """Serve until a signal. Exit status 0 after SIGTERM, 130 after Ctrl-C.
 
     :raises PreflightError: too little memory, or the port is taken.
@@ -50,15 +50,21 @@ def run(settings: Settings, plan: Plan, environ: Mapping[str, str]) -> int:
     with bind(settings.host, settings.port) as listener:
         logger.info("gateway on %s", url(listener))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            env = engine_environment(plan.command, environ)
-            command = replace(plan.command, env=env)
-            return runner.run(_serve(settings, plan, command, listener))
+            return runner.run(_serve(settings, plan, launcher, listener))
 
 
-async def _serve(settings: Settings, plan: Plan, command: Command, listener: socket.socket) -> int:
-    async with engine_session(str(command.socket)) as session:
-        limits = Limits(settings.start_seconds, settings.stop_seconds, settings.max_restarts)
-        engine = Engine(command, session, served_names(plan.model, plan.variant)[0], limits)
+async def _serve(
+    settings: Settings, plan: Plan, launcher: Launcher, listener: socket.socket
+) -> int:
+    async with engine_session(str(plan.command.socket)) as session:
+        engine = Engine(
+            plan.command,
+            session,
+            served_names(plan.model, plan.variant)[0],
+            Limits(settings.start_seconds, settings.stop_seconds, settings.max_restarts),
+            launcher=launcher,
+            fallback=plan.fallback,
+        )
         app = create_app(engine, session, plan.describe(), settings.max_body_mib * MIB)
         server = Server(
             uvicorn.Config(

@@ -10,17 +10,35 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 # In the order a start goes through them.
-PHASES = ("interpreter", "imports", "model init", "weights", "compile", "warm-up", "first token")
+PHASES = (
+    "interpreter",
+    "imports",
+    "engine core",
+    "worker",
+    "model init",
+    "weights",
+    "compile",
+    "warm-up",
+    "graph capture",
+    "kv cache",
+    "front end",
+    "first token",
+)
 
 ENDS = (
-    (re.compile(r"Starting to load model "), "imports"),
+    # Each of these three processes imports, where it is not forked off a zygote.
+    (re.compile(r"non-default args: "), "imports"),
+    (re.compile(r"Initializing a V1 LLM engine "), "engine core"),
+    (re.compile(r"Starting to load model "), "worker"),
     (re.compile(r"Initializing model took "), "model init"),
     (re.compile(r"Loading weights took |Model loading took "), "weights"),
     (re.compile(r"Warming up model for the compilation"), "weights"),
     (re.compile(r"saved AOT compiled function to |Directly load AOT compilation from "), "compile"),
     (re.compile(r"torch\.compile takes |Compiling a graph for .* takes "), "compile"),
     (re.compile(r"Initial profiling/warmup run took |Warming up done"), "warm-up"),
-    (re.compile(r"Graph capturing finished |init engine \(.*\) took "), "warm-up"),
+    (re.compile(r"Graph capturing finished "), "graph capture"),
+    (re.compile(r"init engine \(.*\) took "), "kv cache"),
+    (re.compile(r"Application startup complete"), "front end"),
 )
 COMPILED = re.compile(r"\[?(\w*)\]? ?saved AOT compiled function to (\S+)")
 LOADED = re.compile(r"\[?(\w*)\]? ?Directly load AOT compilation from path (\S+)")

@@ -29,14 +29,17 @@ class Target(Config):
     memory_mib: int | None = Field(None, ge=1, description="Memory of the GPU in MiB.")
     compute_capability: str | None = Field(None, description="CUDA compute capability.")
     multiprocessors: int | None = Field(None, ge=1, description="Streaming multiprocessors.")
-    kv_cache_space_gib: int | None = Field(
-        None, ge=1, description="KV cache of the CPU backend in GiB (VLLM_CPU_KVCACHE_SPACE)."
+    kv_cache_mib: int | None = Field(
+        None, ge=1, description="KV cache in MiB; what vLLM finds free when not set."
     )
     preload: str = Field(
         "", description="Library for LD_PRELOAD, relative to the prefix of the environment."
     )
     reserve_gib: float = Field(
         0, ge=0, description="Memory the engine needs beside weights and KV cache, in GiB."
+    )
+    no_fork: str = Field(
+        "", description="Why engines are not forked off a process that has vLLM imported."
     )
     no_cuda_graphs: str = Field("", description="Why CUDA graphs are not captured here.")
     no_prefix_caching_with_mtp: str = Field(

@@ -24,6 +24,8 @@ from pathlib import Path
 
 WORKER = f"(Worker pid={os.getpid()}) INFO 11-21 04:07:46 "
 START = (
+    "[api_utils.py:286] non-default args: {'model': '/weights/tiny'}",
+    "[core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model='/weights/tiny'",
     "[cpu_model_runner.py:68] Starting to load model /weights/tiny...",
     "[base_loader.py:82] Initializing model took 0.258868 seconds",
     "[default_loader.py:501] Loading weights took 0.09 seconds",
@@ -32,6 +34,7 @@ START = (
     "[decorators.py:319] [eagle_head] saved AOT compiled function to /cache/bbbb/model",
     "[cpu_model_runner.py:91] Warming up done.",
     "[core.py:402] init engine (profile, create kv cache, warmup model) took 6.53 s",
+    "INFO:     Application startup complete.",
 )
 MODEL = {"id": "tiny", "object": "model", "max_model_len": 64}
 CORE = "(EngineCore pid=12) ERROR 11-21 03:55:30 [core.py:1] "

@@ -126,10 +126,11 @@ def test_the_argv_of_each_is_pinned(variant: str, target: str) -> None:
     # Pinned because vLLM's compile-cache key hashes it: a change here makes every bake stale.
     model = "tiny" if target == "cpu" else "qwen3.5-4b"
     assert command(variant, model, target).argv == (
-        *("/env/bin/python", "-m", "vllm.entrypoints.openai.api_server"),
+        *("/env/bin/python", "-m", "vllm.entrypoints.launchers.api_server.entry"),
         *("--model", f"/weights/{model}"),
         *("--served-model-name", model, f"{model}:{variant}"),
         *(("--language-model-only",) if model == "qwen3.5-4b" else ()),
+        *(("--kv-cache-memory-bytes", "268435456") if target == "cpu" else ()),
         *("--dtype", "bfloat16"),
         *LEVERS[variant, target],
         *("--uds", "/run/engine.sock"),
@@ -151,5 +152,5 @@ def test_the_environment_of_the_cpu_target_is_pinned() -> None:
         "TRANSFORMERS_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
         "LD_PRELOAD": "/env/lib/libiomp5.so",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "TORCHINDUCTOR_VEC_ISA_OK": "1",
     }

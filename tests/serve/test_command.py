@@ -39,7 +39,7 @@ def test_a_variant_without_levers_says_only_what_must_be_said() -> None:
     assert command.argv == (
         "/env/bin/python",
         "-m",
-        "vllm.entrypoints.openai.api_server",
+        "vllm.entrypoints.launchers.api_server.entry",
         "--model",
         "/weights/m",
         "--served-model-name",
@@ -134,11 +134,21 @@ def test_every_cache_lies_below_the_root_of_the_variant() -> None:
 
 
 def test_a_cpu_target_patches_early_and_preloads_from_the_environments_own_prefix() -> None:
-    target = unable(CPU, preload="lib/libiomp5.so").model_copy(update={"kv_cache_space_gib": 2})
-    env = build(variant(), model(), target, PLACE).env
+    env = build(variant(), model(), unable(CPU, preload="lib/libiomp5.so"), PLACE).env
     assert env["LD_PRELOAD"] == "/env/lib/libiomp5.so"
-    assert env["VLLM_CPU_KVCACHE_SPACE"] == "2"
     assert (Path(env["PYTHONPATH"]) / "sitecustomize.py").is_file()
+
+
+def test_a_size_of_the_kv_cache_is_a_flag_in_bytes() -> None:
+    target = CPU.model_copy(update={"kv_cache_mib": 2})
+    assert after(build(variant(), model(), target, PLACE), "--kv-cache-memory-bytes") == ["2097152"]
+
+
+def test_a_target_that_forks_has_a_zygote_with_a_socket_of_its_own() -> None:
+    command = build(variant(), model(), CPU, PLACE)
+    assert command.zygote[:3] == ("/env/bin/python", "-m", "serve.plugin.zygote")
+    assert Path(command.zygote[-1]).parent == command.socket.parent != Path(command.zygote[-1])
+    assert build(variant(), model(), unable(CPU, no_fork="why"), PLACE).zygote == ()
 
 
 def test_the_engine_inherits_only_what_cannot_change_its_caches() -> None:

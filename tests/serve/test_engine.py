@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve import engine as module
+from serve import output
 from serve.command import Command
-from serve.engine import Engine, Limits, State, read_lines
+from serve.engine import Engine, Limits, State
 from serve.errors import EngineFailed
+from serve.output import read_lines
 from tests.serve.live import (
     MODEL,
     PATIENT,
@@ -198,7 +200,7 @@ def parent(pid: int) -> int:
 async def test_garbage_on_the_engines_output_harms_nothing(tmp_path: Path) -> None:
     async with running_engine(tmp_path, "--garbage") as (engine, _):
         await until_ready(engine)
-        assert max(map(len, engine._tail)) <= 2 * module.LINE_BYTES
+        assert max(map(len, engine._tail)) <= 2 * output.LINE_BYTES
 
 
 CHUNKS = st.lists(
@@ -238,7 +240,7 @@ def test_any_bytes_in_any_chunks_become_their_lines(chunks: list[bytes]) -> None
 @given(st.lists(st.text(alphabet="abc\n", max_size=40).map(str.encode), max_size=12))
 def test_long_lines_come_in_bounded_pieces_and_nothing_is_lost(chunks: list[bytes]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "LINE_BYTES", 8)
+        patch.setattr(output, "LINE_BYTES", 8)
         pieces = asyncio.run(lines_of(chunks))
     assert all(len(piece) <= 2 * 8 for piece in pieces)
     assert "".join(pieces).encode() == b"".join(chunks).replace(b"\n", b"")

@@ -9,8 +9,8 @@ from typing import IO
 
 import pytest
 
-from serve.engine import KEEPER
 from serve.keeper import PID_LINE, descendants
+from serve.launch import KEEPER
 from tests.serve.live import DEADLINE_SECONDS, alive, assert_gone, wait_for
 
 FOR_EVER = ("/bin/sh", "-c", "setsid sleep 600 & exec sleep 600")

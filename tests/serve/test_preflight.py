@@ -26,9 +26,7 @@ def target(device: str, **facts: str) -> Target:
 
 
 def test_needed_is_weights_and_cache_and_reserve() -> None:
-    assert needed_bytes(MODEL, target("cpu", KV_CACHE_SPACE_GIB="1", RESERVE_GIB="0.5")) == (
-        3.5 * GIB
-    )
+    assert needed_bytes(MODEL, target("cpu", KV_CACHE_MIB="1024", RESERVE_GIB="0.5")) == (3.5 * GIB)
     assert needed_bytes(MODEL, target("cuda")) == 2 * GIB
 
 

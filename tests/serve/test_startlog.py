@@ -24,7 +24,7 @@ def test_each_phase_gets_the_time_since_the_last_one_ended() -> None:
         W + "[monitor.py:91] [backbone] Initial profiling/warmup run took 0.14 s",
         "(EngineCore pid=1) INFO 11-21 04:07:55 [core.py:402] init engine (profile) took 6.53 s",
     )
-    expected = {"imports": 1, "model init": 2, "weights": 1, "warm-up": 2}
+    expected = {"worker": 1, "model init": 2, "weights": 1, "warm-up": 1, "kv cache": 1}
     assert log.seconds() == expected
     assert list(log.seconds()) == [phase for phase in PHASES if phase in expected]
 
@@ -56,7 +56,7 @@ def test_graphs_are_told_apart_by_where_they_came_from() -> None:
 
 def test_the_fake_engine_speaks_the_wording_that_is_read_here() -> None:
     log = observed(*fake_engine.START)
-    assert set(log.seconds()) == set(PHASES) - {"interpreter", "first token"}
+    assert set(log.seconds()) == set(PHASES) - {"interpreter", "graph capture", "first token"}
 
 
 @given(st.lists(st.text(max_size=60), max_size=20))

@@ -1,0 +1,130 @@
+"""Imports vLLM once and forks engines off it, so that a start imports once or not at all.
+
+    python -m serve.plugin.zygote [ARCHITECTURE…] SOCKET
+
+Front end, engine core and worker import the same modules one after the other, and that is most
+of a start from a baked cache. Here they are imported once; an engine is a fork, and its core and
+worker are forks of it. A second start imports nothing.
+"""
+
+import atexit
+import gc
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from threading import Thread
+from typing import NoReturn
+
+from serve.forkserver import ForkServer
+
+# What the three processes of an engine on a CPU import, in the order that a start needs it.
+MODULES = (
+    "torch._inductor.codecache",
+    "vllm.engine.arg_utils",
+    "vllm.v1.engine.async_llm",
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.multiproc_executor",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.entrypoints.launchers.api_server.entry",
+)
+# serve.command.ENTRY names the engine's module after the interpreter and ``-m``.
+FIRST_FLAG = 3
+
+
+def main(arguments: list[str]) -> int:
+    """Import, then fork on request until SIGTERM and until no fork is left."""
+    *architectures, path = arguments
+    with socket.socket(socket.AF_UNIX) as listener:
+        # Before the imports: who comes early waits for `ready`, and sees the end if we fail.
+        listener.bind(path)
+        listener.listen()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        preload(architectures)
+        ForkServer(listener, become).run()
+    return 0
+
+
+def preload(architectures: Sequence[str]) -> None:
+    """Import everything and compute what every start computes anew."""
+    # A collector that walks half a million new objects again and again frees nothing here and
+    # costs a sixth of the imports.
+    gc.disable()
+    importlib.import_module(MODULES[0])
+    keys = Thread(target=_hash_sources, name="keys")
+    keys.start()
+    for name in (*MODULES[1:], *_model_modules(architectures)):
+        importlib.import_module(name)
+    # No thread may run when we fork: a lock it holds would stay locked in the fork.
+    keys.join()
+    # Out of reach of the forks' collectors, so the pages stay shared.
+    gc.freeze()
+    gc.enable()
+
+
+def _hash_sources() -> None:
+    """Fill the caches of the two digests, over all of torch's and Triton's files, in every key."""
+    from torch._inductor.codecache import torch_key, triton_key
+
+    torch_key()
+    triton_key()
+
+
+def _model_modules(architectures: Sequence[str]) -> list[str]:
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    known = (ModelRegistry.models.get(name) for name in architectures)
+    return [entry.module_name for entry in known if hasattr(entry, "module_name")]
+
+
+def become(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+    """Be the engine that ``argv`` would execute under ``env``."""
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = [argv[FIRST_FLAG - 1], *argv[FIRST_FLAG:]]
+    _fork_children()
+    status = 1
+    try:
+        importlib.import_module(argv[FIRST_FLAG - 1]).main()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except BaseException:
+        traceback.print_exc()
+    _leave(status)
+
+
+def _fork_children() -> None:
+    """Have core and worker forked too, where vLLM would spawn them and import everything again.
+
+    vLLM forks them wherever it can. On CPUs it spawns, for OpenMP to read the binding of cores
+    that is set for the worker; Intel's OpenMP reads its environment again after a fork, so
+    ``serve.command`` asks for a zygote only where that library is preloaded.
+    """
+    import vllm.v1.engine.utils
+    import vllm.v1.executor.multiproc_executor
+
+    fork = multiprocessing.get_context("fork")
+    for module in (vllm.v1.engine.utils, vllm.v1.executor.multiproc_executor):
+        module.get_mp_context = lambda: fork
+
+
+def _leave(status: int) -> NoReturn:
+    """End as an interpreter does, but for freeing what we share with our parent."""
+    # Private, and the only way: os._exit calls no handler, sys.exit would return to the keeper.
+    atexit._run_exitfuncs()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
