@@ -61,6 +61,7 @@ class Kind(StrEnum):
     MANIFEST = "manifest"
     MISSING = "missing"
     UNLISTED = "unlisted"
+    EMPTY = "empty"
     SIZE = "size"
     DIGEST = "digest"
     LINK = "link"
@@ -310,7 +311,7 @@ def _look_into(root: Path, below: str, found: Found) -> list[str]:
         found.violations.append(Violation(shown, Kind.UNREADABLE, f"{error.strerror}"))
         return []
     if below and not seen:
-        found.violations.append(Violation(shown, Kind.UNLISTED, "is an empty folder"))
+        found.violations.append(Violation(shown, Kind.EMPTY, "is an empty folder"))
     for name, status in seen:
         _sort_in(root, below + name, status, found)
     return [f"{below}{name}/" for name, status in seen if stat.S_ISDIR(status.st_mode)]

@@ -139,6 +139,14 @@ def test_a_tampered_root_is_not_used_and_the_file_is_named(settings: Settings, r
         settle(planned(settings), with_policy(settings, "require"))
 
 
+def test_an_empty_folder_that_a_start_left_is_no_reason_to_start_cold(
+    settings: Settings, root: Path
+) -> None:
+    (root / "vllm").chmod(0o755)
+    (root / "vllm" / "left").mkdir()
+    assert settle(planned(settings), settings).cache.used
+
+
 def unlink(root: Path) -> None:
     (root / "manifest.json").unlink()
 
