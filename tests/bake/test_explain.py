@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bake.__main__ import main
@@ -199,6 +199,7 @@ def mutations(draw):
     return group, name, draw(st.sampled_from(["change", "remove"]))
 
 
+@settings(deadline=None)
 @given(mutations())
 def test_any_single_factor_that_differs_is_named(mutation):
     group, name, how = mutation
@@ -207,6 +208,7 @@ def test_any_single_factor_that_differs_is_named(mutation):
     assert (group, name) in {(d.group, d.factor) for d in found.differences}
 
 
+@settings(deadline=None)
 @given(st.sets(st.sampled_from(["backbone", "eagle_head", "encoder"]), min_size=1))
 def test_equal_records_differ_in_nothing(graphs):
     records = [record(graph) for graph in sorted(graphs)]

@@ -1,6 +1,6 @@
 """Every shape that serving will meet is asked for, and none that the engine must refuse."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bake.warm import COMPLETIONS, NEW_TOKENS, Limits, batch_sizes, rounds
@@ -30,6 +30,7 @@ def test_every_batch_up_to_the_limit_goes_out():
     assert batch_sizes(1) == [1]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 300), st.integers(64, 300_000))
 def test_no_round_exceeds_the_limits(chunk, sequences, length):
     limits = Limits(min(chunk, length), sequences, length)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve import identity
@@ -198,6 +198,7 @@ def test_what_is_no_identity_is_refused(raw):
         parse(raw)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_no_bytes_make_anything_but_a_refusal_or_an_identity(raw):
     with contextlib.suppress(ServeError):
