@@ -7,6 +7,7 @@ import asyncio
 import errno
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ POLL_SECONDS = 0.1
 DEATH_SECONDS = 10.0
 # Less than this left, and whatever failed failed for want of room.
 FULL_BYTES = 1024**2
+INTERRUPTIONS = (signal.SIGTERM, signal.SIGINT)
 MESSAGES = {
     errno.ENOSPC: ("the disk is full", "make room, then bake again: what is there is removed"),
     errno.EROFS: ("the disk is read-only", "PREHEAT_BAKED_ROOT names a folder that can be written"),
@@ -71,7 +73,7 @@ def live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Status:
     :raises BakeError: it does not answer as it should.
     """
     check_socket(trial.command.socket)
-    return asyncio.run(_live(trial, timer, names))
+    return asyncio.run(_interruptible(_live(trial, timer, names)))
 
 
 async def _live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Status:
@@ -93,6 +95,32 @@ async def _live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Stat
             engine.stop()
             await asyncio.wait({running})
         return status
+
+
+async def _interruptible(work: Coroutine[None, None, Status]) -> Status:
+    """``work``; at SIGTERM or Ctrl-C only that is cancelled, so that it can stop its engine.
+
+    Raising out of the loop would cancel the supervisor too, and leave the engine to its keeper.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.create_task(work)
+    received: list[int] = []
+
+    def on_signal(number: int) -> None:
+        received.append(number)
+        task.cancel()
+
+    before = {number: signal.getsignal(number) for number in INTERRUPTIONS}
+    for number in INTERRUPTIONS:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        await asyncio.wait({task})
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+    if received:
+        raise SystemExit(128 + received[0])
+    return task.result()
 
 
 async def _until_ready(engine: Engine, running: "asyncio.Task[None]", timer: Timer) -> None:
