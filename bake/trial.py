@@ -10,7 +10,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from bake.progress import Timer
 from serve.command import Command, Place, build, engine_environment, served_names
 from serve.engine import Engine, Limits, State, Status
 from serve.errors import EngineFailed
+from serve.launch import open_launcher
 from serve.plan import Plan
 from serve.preflight import check_socket
 from serve.run import engine_session
@@ -79,22 +80,31 @@ def live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Status:
 async def _live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Status:
     model = served_names(trial.plan.model, trial.plan.variant)[0]
     command = trial.command
-    async with engine_session(str(command.socket)) as session:
-        engine = Engine(command, session, model, trial.limits)
-        running = asyncio.create_task(engine.run())
-        try:
-            with timer.phase(names[0]):
-                await _until_ready(engine, running, timer)
-            with timer.phase(names[1]):
-                await _beside(running, _warm(session, model, trial.plan, timer))
-            status = engine.status
-            with timer.phase(names[2]):
-                engine.stop()
-                await running
-        finally:
+    # As the server starts it: forked where it forks, since that too can change a key.
+    with closing(open_launcher(command, trial.limits.stop)) as launcher:
+        async with engine_session(str(command.socket)) as session:
+            engine = Engine(command, session, model, trial.limits, launcher=launcher)
+            return await _warmed(engine, session, trial.plan, timer, names)
+
+
+async def _warmed(
+    engine: Engine, session: ClientSession, plan: Plan, timer: Timer, names: tuple[str, str, str]
+) -> Status:
+    model = served_names(plan.model, plan.variant)[0]
+    running = asyncio.create_task(engine.run())
+    try:
+        with timer.phase(names[0]):
+            await _until_ready(engine, running, timer)
+        with timer.phase(names[1]):
+            await _beside(running, _warm(session, model, plan, timer))
+        status = engine.status
+        with timer.phase(names[2]):
             engine.stop()
-            await asyncio.wait({running})
-        return status
+            await running
+    finally:
+        engine.stop()
+        await asyncio.wait({running})
+    return status
 
 
 async def _interruptible(work: Coroutine[None, None, Status]) -> Status:

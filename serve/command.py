@@ -31,6 +31,9 @@ CPU_ENVIRONMENT = {
     # Inductor takes the instruction set from the CPU's flags, as ever, and does not also compile
     # and load a probe for each at every start: the bake, or a cold start, has proven it.
     "TORCHINDUCTOR_VEC_ISA_OK": "1",
+    # vLLM sets it in the front end, too late for a worker that is forked with Inductor imported:
+    # its key would be another, and its kernels would be made for one number of threads.
+    "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
 }
 
 # What an engine may inherit from the process that starts it. All else, and above all any
