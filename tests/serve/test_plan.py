@@ -37,7 +37,7 @@ def test_three_names_become_one_command(settings: Settings, tmp_path: Path) -> N
     assert plan.command.argv[:5] == (
         "/python",
         "-m",
-        "vllm.entrypoints.openai.api_server",
+        "vllm.entrypoints.launchers.api_server.entry",
         "--model",
         str(tmp_path / "weights" / "tiny"),
     )
