@@ -83,18 +83,21 @@ def _settings(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Setting
 def _run(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed, os.environ)
     with tempfile.TemporaryDirectory(prefix="preheat-", ignore_cleanup_errors=True) as folder:
-        plan = _plan(settings, Path(folder)).within(os.environ)
-        with closing(open_launcher(plan.command, settings.stop_seconds)) as launcher:
-            # Late: it takes a third of a second, in which the launcher imports vLLM already.
+        plan = _plan(settings, Path(folder))
+        zygote = plan.within(os.environ).command
+        with closing(open_launcher(zygote, settings.stop_seconds)) as launcher:
+            # While that imports vLLM: our own libraries, a third of a second, and every file of
+            # the baked cache to be hashed. Neither changes what it imports.
             from serve.run import run
 
-            return run(settings, plan, launcher, os.environ)
+            settled = settle(plan, settings).within(os.environ)
+            return run(settings, settled, launcher, os.environ)
 
 
 def _check(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed, os.environ)
     # A run makes its folder anew; RUN is all that it would print otherwise.
-    plan = _plan(settings, Path(tempfile.gettempdir()) / "preheat-RUN")
+    plan = settle(_plan(settings, Path(tempfile.gettempdir()) / "preheat-RUN"), settings)
     env = engine_environment(plan.command, os.environ)
     if parsed.json:
         print(json.dumps({**plan.describe(), "argv": plan.command.argv, "env": env}, indent=2))
@@ -122,7 +125,7 @@ def _env(parsed: argparse.Namespace) -> int:
 
 
 def _plan(settings: Settings, folder: Path) -> Plan:
-    return settle(make_plan(settings, Path(sys.executable), folder / "engine.sock"), settings)
+    return make_plan(settings, Path(sys.executable), folder / "engine.sock")
 
 
 if __name__ == "__main__":

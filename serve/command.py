@@ -31,9 +31,10 @@ CPU_ENVIRONMENT = {
     # Inductor takes the instruction set from the CPU's flags, as ever, and does not also compile
     # and load a probe for each at every start: the bake, or a cold start, has proven it.
     "TORCHINDUCTOR_VEC_ISA_OK": "1",
-    # vLLM sets it in the front end, too late for a worker that is forked with Inductor imported:
-    # its key would be another, and its kernels would be made for one number of threads.
+    # vLLM sets these two itself, but only after a zygote has imported Inductor, which reads them
+    # once: keys, and the threads that kernels are compiled for, would differ in a fork.
     "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
 
 # What an engine may inherit from the process that starts it. All else, and above all any

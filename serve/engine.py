@@ -32,7 +32,7 @@ from serve.startlog import StartLog, causes
 logger = logging.getLogger(__name__)
 engine_output = logging.getLogger("engine")
 
-FIRST_BACKOFF_SECONDS = 1.0
+FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 30.0
 # Ready for this long, a death is a new trouble and not the same one again.
 STABLE_SECONDS = 60.0

@@ -267,6 +267,8 @@ class Zygote:
         assert self._process.stdout is not None  # noqa: S101 - we asked for a pipe
         reader = await _reader(self._process.stdout)
         async for line in read_lines(reader):
+            if line.startswith(keeper.PID_LINE):
+                continue
             self._tail.append(line)
             engine_output.info("%s", line)
 

@@ -22,6 +22,7 @@ from threading import Thread
 from typing import NoReturn
 
 from serve.forkserver import ForkServer
+from serve.plugin import foresight
 
 # What the three processes of an engine on a CPU import, in the order that a start needs it.
 MODULES = (
@@ -55,6 +56,7 @@ def preload(architectures: Sequence[str]) -> None:
     # A collector that walks half a million new objects again and again frees nothing here and
     # costs a sixth of the imports.
     gc.disable()
+    foresight.begin()
     importlib.import_module(MODULES[0])
     keys = Thread(target=_hash_sources, name="keys")
     keys.start()

@@ -153,4 +153,6 @@ def test_the_environment_of_the_cpu_target_is_pinned() -> None:
         "PYTHONUNBUFFERED": "1",
         "LD_PRELOAD": "/env/lib/libiomp5.so",
         "TORCHINDUCTOR_VEC_ISA_OK": "1",
+        "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
     }

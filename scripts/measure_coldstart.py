@@ -1,0 +1,379 @@
+"""Measures a start from exec to the first token: stock vLLM cold and warm, baked, and a restart.
+
+    stock cold   vLLM by the variant's own argv, with empty caches and none of Preheat's patches
+    stock warm   the same again, on the caches that it left
+    baked        `preheat serve run` from the baked root, through the gateway
+    restart      that engine's worker killed with SIGKILL, until the gateway answers again
+
+All of a round one after the other, so that a slow minute is everybody's. A sample is taken only
+when the machine has been idle for a second. What is generated greedily must be equal in all.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.record import Record, add, now, this_machine
+from serve.command import EARLY, served_names
+from serve.keeper import descendants
+from serve.plan import Plan, make_plan
+from serve.settings import REPOSITORY, read_settings
+from serve.startlog import StartLog
+
+COLD, WARM, BAKED, RESTART = "stock cold", "stock warm", "baked", "restart"
+MODES = (COLD, WARM, BAKED, RESTART)
+DEADLINE_SECONDS = 900
+POLL_SECONDS = 0.01
+# Share of all cores that may be busy before a sample is taken.
+IDLE = 0.05
+ENGINE_INIT = re.compile(r"init engine \(.*\) took ([\d.]+) s")
+LISTENING = re.compile(r"gateway on http://[^:]+:(\d+)")
+PROMPT = "The first thing that a reader of this sentence should know is"
+EXAMPLES = """examples:
+  python -m scripts.measure_coldstart seq8-best
+  python -m scripts.measure_coldstart seq8-best --rounds 5
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0 when a record was added, 1 when it could not be measured, 2 usage."""
+    parsed = parser().parse_args(arguments)
+    axes = {"VARIANT": parsed.variant, "MODEL": parsed.model, "TARGET": parsed.target}
+    made, machine = now(), this_machine()
+    with tempfile.TemporaryDirectory(prefix="preheat-") as folder:
+        plan = make_plan(read_settings(axes), Path(sys.executable), Path(folder) / "engine.sock")
+        rig = Rig(plan, axes, Path(folder))
+        samples = []
+        try:
+            for number in range(1, parsed.rounds + 1):
+                samples += list(rig.round(number))
+        except NotMeasured as error:
+            print(f"not measured: {error}", file=sys.stderr)
+            return 1
+    record = Record(
+        kind="coldstart",
+        made=made,
+        command=["python", "-m", "scripts.measure_coldstart", *sys.argv[1:]],
+        machine=machine,
+        variant=plan.describe(),
+        parameters={
+            "rounds": parsed.rounds,
+            "prompt": PROMPT,
+            "idle_below": IDLE,
+            "stock_environment": rig.stock_environment(Path("ROOT")),
+        },
+        summary=summary(samples),
+        samples=samples,
+    )
+    path = add(record, REPOSITORY / "experiments" / parsed.variant / "measurements")
+    print(json.dumps(record.summary, indent=1))
+    print(f"wrote {path.relative_to(REPOSITORY)}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m scripts.measure_coldstart",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("variant", help="a variant that is baked")
+    top.add_argument("--model", default="", help="name or checkpoint folder (the target's own)")
+    top.add_argument("--target", default="", help="cpu, a10g, … (detected)")
+    top.add_argument("--rounds", type=int, default=3, help="samples of each kind (3)")
+    return top
+
+
+class NotMeasured(RuntimeError):
+    """A start failed, or the machine is never idle; the text is the end of the log."""
+
+
+@dataclass
+class Run:
+    """One process and what it says, each line with the time it came."""
+
+    process: "subprocess.Popen[bytes]"
+    began: float
+    lines: list[tuple[float, str]] = field(default_factory=list)
+
+    def read(self) -> None:
+        """Take in lines until the end; in a thread of its own."""
+        assert self.process.stdout is not None  # noqa: S101 - we asked for a pipe
+        with self.process.stdout as output:
+            for line in output:
+                text = line.decode(errors="replace").rstrip().removeprefix("engine | ")
+                self.lines.append((time.monotonic(), text))
+
+    def find(self, pattern: "re.Pattern[str]") -> "re.Match[str] | None":
+        """The last match in what was said."""
+        found = [match for _, line in self.lines if (match := pattern.search(line))]
+        return found[-1] if found else None
+
+    @property
+    def tail(self) -> str:
+        """The end of what was said."""
+        return "\n".join(line for _, line in self.lines[-30:])
+
+
+@contextmanager
+def running(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[Run]:
+    """``argv`` in a session of its own, stopped and gone at the end, with all below it."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        argv,
+        env=dict(env),
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    run = Run(process, began)
+    reading = threading.Thread(target=run.read, daemon=True)
+    reading.start()
+    try:
+        yield run
+    finally:
+        below = descendants(process.pid)
+        process.terminate()
+        process.wait(60)
+        for pid in below:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        reading.join()
+
+
+@dataclass
+class Rig:
+    """What is started, and where."""
+
+    plan: Plan
+    axes: Mapping[str, str]
+    folder: Path
+
+    def round(self, number: int) -> Iterator[dict[str, Any]]:
+        """One sample of each kind."""
+        root = self.folder / f"stock-{number}"
+        for mode in (COLD, WARM):
+            yield self._told(number, mode, self._stock(root))
+        shutil.rmtree(root)
+        for mode, sample in zip((BAKED, RESTART), self._baked(), strict=True):
+            yield self._told(number, mode, sample)
+
+    def _told(self, number: int, mode: str, sample: dict[str, Any]) -> dict[str, Any]:
+        print(f"round {number}, {mode}: {sample['seconds']:.2f} s", file=sys.stderr, flush=True)
+        return {"round": number, "mode": mode, **sample}
+
+    def stock_environment(self, root: Path) -> dict[str, str]:
+        """What vLLM needs to start at all on this machine, and caches below ``root``."""
+        ours = self.plan.command.env
+        # The torchvision that vLLM's CPU wheel brings cannot be imported without this one.
+        kept = {"PYTHONPATH": str(EARLY)} if self.plan.target.device == "cpu" else {}
+        kept |= {name: ours[name] for name in ("LD_PRELOAD", "HF_HUB_OFFLINE") if name in ours}
+        caches = {
+            "VLLM_CACHE_ROOT": str(root / "vllm"),
+            "TRITON_CACHE_DIR": str(root / "triton"),
+            "TORCHINDUCTOR_CACHE_DIR": str(root / "inductor"),
+            "TMPDIR": str(root),
+        }
+        return {**kept, **caches, "VLLM_PLUGINS": "", "VLLM_NO_USAGE_STATS": "1"}
+
+    def _stock(self, root: Path) -> dict[str, Any]:
+        root.mkdir(exist_ok=True)
+        inherited = {n: v for n, v in os.environ.items() if n in ("PATH", "HOME", "LANG")}
+        env = inherited | self.stock_environment(root)
+        self.plan.command.socket.unlink(missing_ok=True)
+        busy = wait_until_idle()
+        with running(self.plan.command.argv, env) as run:
+            model = served_names(self.plan.model, self.plan.variant)[0]
+            client = Client(lambda: unix(self.plan.command.socket), model, run)
+            return {"busy_before": busy, **client.first_token(run.began), **started(run)}
+
+    def _baked(self) -> Iterator[dict[str, Any]]:
+        env = {n: v for n, v in os.environ.items() if n in ("PATH", "HOME", "LANG", "TMPDIR")}
+        env |= {name: value for name, value in self.axes.items() if value}
+        env |= {"PORT": "0", "PREHEAT_CACHE_POLICY": "require"}
+        busy = wait_until_idle()
+        with running([sys.executable, "-m", "serve", "run"], env) as run:
+            model = served_names(self.plan.model, self.plan.variant)[0]
+            client = Client(lambda: tcp(run), model, run)
+            yield {"busy_before": busy, **client.first_token(run.began), **started(run)}
+            busy, worker, said = wait_until_idle(), worker_pid(run), len(run.lines)
+            killed = time.monotonic()
+            os.kill(worker, signal.SIGKILL)
+            # Its front end is there for a moment longer.
+            while worker_pid(run) in (0, worker):
+                time.sleep(POLL_SECONDS)
+            sample = client.first_token(killed)
+            again = Run(run.process, killed, run.lines[said:])
+            yield {"busy_before": busy, **sample, **started(again)}
+
+
+def worker_pid(run: Run) -> int:
+    """The process that runs the model, by the title vLLM gives it; 0 when there is none."""
+    for pid in descendants(run.process.pid):
+        try:
+            if Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").startswith("VLLM::Worker"):
+                return pid
+        except OSError:
+            continue
+    return 0
+
+
+class Client:
+    """Asks for completions as soon as somebody answers."""
+
+    def __init__(
+        self, connect: Callable[[], http.client.HTTPConnection | None], model: str, run: Run
+    ) -> None:
+        self._connect = connect
+        self._model = model
+        self._run = run
+
+    def first_token(self, began: float) -> dict[str, Any]:
+        """Seconds from ``began`` to the first token, and what a greedy completion then says."""
+        while self.complete(1) is None:
+            if self._run.process.poll() is not None:
+                raise NotMeasured(f"it ended\n{self._run.tail}")
+            if time.monotonic() - began > DEADLINE_SECONDS:
+                raise NotMeasured(f"no token in {DEADLINE_SECONDS} s\n{self._run.tail}")
+            time.sleep(POLL_SECONDS)
+        seconds = time.monotonic() - began
+        return {"seconds": round(seconds, 3), "text": self.complete(16)}
+
+    def complete(self, tokens: int) -> str | None:
+        """A greedy completion, or None when nobody answers yet."""
+        body = {"model": self._model, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0}
+        try:
+            connection = self._connect()
+            if connection is None:
+                return None
+            connection.request(
+                "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
+            )
+            answer = connection.getresponse()
+            said = answer.read()
+            connection.close()
+        except (OSError, http.client.HTTPException):
+            return None
+        return str(json.loads(said)["choices"][0]["text"]) if answer.status == 200 else None
+
+
+def unix(path: Path) -> http.client.HTTPConnection:
+    """A connection over the engine's own socket."""
+    connection = http.client.HTTPConnection("engine", timeout=DEADLINE_SECONDS)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    try:
+        connection.sock.connect(str(path))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def tcp(run: Run) -> http.client.HTTPConnection | None:
+    """A connection to the gateway, once it says where it is."""
+    found = run.find(LISTENING)
+    if found is None:
+        return None
+    return http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=DEADLINE_SECONDS)
+
+
+def started(run: Run) -> dict[str, Any]:
+    """What the log tells of a start: seconds per phase, graphs, and vLLM's own `init engine`."""
+    log = StartLog(run.began)
+    for at, line in list(run.lines):
+        log.observe(line, at)
+    init = run.find(ENGINE_INIT)
+    return {
+        "phases": log.seconds(),
+        "engine_init_seconds": float(init[1]) if init else None,
+        "loaded": len(log.loaded),
+        "compiled": len(log.compiled),
+    }
+
+
+def wait_until_idle() -> float:
+    """The share of all cores that was busy in the last second, once it is small.
+
+    :raises NotMeasured: something else runs on this machine and does not end.
+    """
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while (busy := busy_share(1.0)) > IDLE:
+        if time.monotonic() > deadline:
+            raise NotMeasured(f"the machine is never idle: {busy:.0%} of its cores are busy")
+    return round(busy, 3)
+
+
+def busy_share(seconds: float) -> float:
+    """The share of all cores' time that was not idle, over ``seconds`` from now."""
+    before = cpu_times()
+    time.sleep(seconds)
+    passed = [after - was for was, after in zip(before, cpu_times(), strict=True)]
+    idle = passed[3] + passed[4]
+    return 1 - idle / max(sum(passed), 1)
+
+
+def cpu_times() -> list[int]:
+    """User, nice, system, idle, iowait and so on of all cores, in ticks (proc(5), /proc/stat)."""
+    with Path("/proc/stat").open(encoding="ascii") as file:
+        return [int(word) for word in file.readline().split()[1:]]
+
+
+def summary(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Median and spread of each kind, and how many times longer than baked the others take."""
+    found: dict[str, Any] = {mode: spread(samples, mode) for mode in MODES}
+    baked, cold = found[BAKED], found[COLD]
+    found["ratios"] = {
+        "stock cold / baked": ratio(cold["median"], baked["median"]),
+        "stock warm / baked": ratio(found[WARM]["median"], baked["median"]),
+        "engine init, stock cold / baked": ratio(
+            cold["engine_init_median"], baked["engine_init_median"]
+        ),
+    }
+    found["same_text"] = len({sample["text"] for sample in samples}) == 1
+    return found
+
+
+def spread(samples: Sequence[dict[str, Any]], mode: str) -> dict[str, Any]:
+    """Of one kind: seconds, phases (medians), graphs compiled."""
+    own = [sample for sample in samples if sample["mode"] == mode]
+    seconds = [sample["seconds"] for sample in own]
+    phases = {name: [s["phases"].get(name, 0.0) for s in own] for s in own for name in s["phases"]}
+    return {
+        "median": statistics.median(seconds),
+        "min": min(seconds),
+        "max": max(seconds),
+        "engine_init_median": statistics.median(s["engine_init_seconds"] for s in own),
+        "phases_median": {name: statistics.median(all_) for name, all_ in phases.items()},
+        "compiled": sorted({sample["compiled"] for sample in own}),
+        "loaded": sorted({sample["loaded"] for sample in own}),
+    }
+
+
+def ratio(longer: float, shorter: float) -> float:
+    """How many times ``shorter`` goes into ``longer``, to one place."""
+    return round(longer / shorter, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
