@@ -35,6 +35,9 @@ CPU_ENVIRONMENT = {
     # once: keys, and the threads that kernels are compiled for, would differ in a fork.
     "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    # vLLM binds the worker to its cores by this variable; where it is not set, Intel's OpenMP
+    # binds whatever is forked, front end and core too, to the first of them.
+    "KMP_AFFINITY": "none",
 }
 
 # What an engine may inherit from the process that starts it. All else, and above all any

@@ -8,8 +8,6 @@ itself as ever.
 """
 
 import importlib.metadata
-import os
-import pickle
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -19,26 +17,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from serve.plugin.aside import Aside
+
+# Packages to distributions; then arguments, named ones, and what `define_import_structure` returns.
+Answers = tuple[dict[str, list[str]], list[tuple[tuple[Any, ...], dict[str, Any], Any]]]
 MODULE = "transformers.utils.import_utils"
 
 
 def begin() -> None:
     """Fork, and have the answers when ``transformers`` asks. To be called before torch."""
-    if find_spec("transformers") is None:
-        return
-    reading, writing = os.pipe()
-    if os.fork() == 0:
-        os.close(reading)
-        try:
-            with os.fdopen(writing, "wb") as pipe:
-                pickle.dump(_look(), pipe)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    sys.meta_path.insert(0, AtImportUtils(reading))
+    if find_spec("transformers") is not None:
+        sys.meta_path.insert(0, AtImportUtils(Aside(_look)))
 
 
-def _look() -> tuple[dict[str, list[str]], list[tuple[tuple[Any, ...], dict[str, Any], Any]]]:
+def _look() -> Answers:
     """What the packages of each distribution are, and every import structure with its arguments."""
     # That finder patches torchvision as soon as it is asked for, and imports torch to do so.
     sys.meta_path[:] = [one for one in sys.meta_path if type(one).__module__ != "sitecustomize"]
@@ -59,7 +51,7 @@ def _look() -> tuple[dict[str, list[str]], list[tuple[tuple[Any, ...], dict[str,
 class AtImportUtils(MetaPathFinder):
     """Finds ``MODULE`` as ever, with a loader that puts the answers in."""
 
-    def __init__(self, answers: int) -> None:
+    def __init__(self, answers: Aside[Answers]) -> None:
         self._answers = answers
 
     def find_spec(
@@ -69,13 +61,9 @@ class AtImportUtils(MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         spec = find_spec(fullname)
-        try:
-            with os.fdopen(self._answers, "rb") as pipe:
-                packages, structures = pickle.load(pipe)  # noqa: S301 - from our own fork
-        except (EOFError, pickle.UnpicklingError):
-            return spec
-        if spec is not None and spec.loader is not None:
-            spec.loader = WithAnswers(spec.loader, packages, structures)
+        answers = self._answers.result()
+        if answers is not None and spec is not None and spec.loader is not None:
+            spec.loader = WithAnswers(spec.loader, *answers)
         return spec
 
 

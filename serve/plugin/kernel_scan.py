@@ -10,10 +10,14 @@ from typing import Any
 
 
 def needed() -> bool:
-    """Whether this is the CPU build; elsewhere no kernel is rebound."""
+    """Whether this is the CPU build, as no other rebinds kernels, and the scan is not narrowed."""
     import torch
 
-    return torch.version.cuda is None
+    if torch.version.cuda is not None:
+        return False
+    from vllm.triton_utils import dispatcher
+
+    return not hasattr(dispatcher._rebind_kernels, "preheat_wraps")
 
 
 def apply() -> None:
@@ -31,6 +35,7 @@ def apply() -> None:
         finally:
             dispatcher.sys = sys
 
+    _rebind_kernels.preheat_wraps = rebind  # type: ignore[attr-defined]
     dispatcher._rebind_kernels = _rebind_kernels
 
 

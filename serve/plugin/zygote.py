@@ -18,11 +18,11 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from threading import Thread
 from typing import NoReturn
 
 from serve.forkserver import ForkServer
 from serve.plugin import foresight
+from serve.plugin.aside import Aside
 
 # What the three processes of an engine on a CPU import, in the order that a start needs it.
 MODULES = (
@@ -58,23 +58,31 @@ def preload(architectures: Sequence[str]) -> None:
     gc.disable()
     foresight.begin()
     importlib.import_module(MODULES[0])
-    keys = Thread(target=_hash_sources, name="keys")
-    keys.start()
+    keys = Aside(_source_digests)
     for name in (*MODULES[1:], *_model_modules(architectures)):
         importlib.import_module(name)
-    # No thread may run when we fork: a lock it holds would stay locked in the fork.
-    keys.join()
+    _know(keys.result())
+    import setproctitle
+
+    # Finds where to write a process's title by its first environment, which the forks replace.
+    setproctitle.getproctitle()
     # Out of reach of the forks' collectors, so the pages stay shared.
     gc.freeze()
     gc.enable()
 
 
-def _hash_sources() -> None:
-    """Fill the caches of the two digests, over all of torch's and Triton's files, in every key."""
+def _source_digests() -> tuple[object, object]:
+    """The two digests, over all of torch's and Triton's files, that stand in every key."""
     from torch._inductor.codecache import torch_key, triton_key
 
-    torch_key()
-    triton_key()
+    return torch_key(), triton_key()
+
+
+def _know(digests: tuple[object, object] | None) -> None:
+    from torch._inductor.codecache import torch_key, triton_key
+
+    for ask, digest in zip((torch_key, triton_key), digests or (), strict=False):
+        ask.set(digest)
 
 
 def _model_modules(architectures: Sequence[str]) -> list[str]:
@@ -107,8 +115,8 @@ def _fork_children() -> None:
     """Have core and worker forked too, where vLLM would spawn them and import everything again.
 
     vLLM forks them wherever it can. On CPUs it spawns, for OpenMP to read the binding of cores
-    that is set for the worker; Intel's OpenMP reads its environment again after a fork, so
-    ``serve.command`` asks for a zygote only where that library is preloaded.
+    that is set for the worker. Intel's OpenMP, which the CPU target preloads, reads it in a fork
+    too.
     """
     import vllm.v1.engine.utils
     import vllm.v1.executor.multiproc_executor

@@ -155,4 +155,5 @@ def test_the_environment_of_the_cpu_target_is_pinned() -> None:
         "TORCHINDUCTOR_VEC_ISA_OK": "1",
         "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "KMP_AFFINITY": "none",
     }
