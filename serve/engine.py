@@ -186,7 +186,7 @@ class Engine:
                     ready_since = time.monotonic()
                     self._state, self._reason = State.READY, ""
                     self._announce()
-                    await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                    reason = await self._watch(ended, stopping)
         finally:
             starting.cancel()
             stopping.cancel()
@@ -199,6 +199,14 @@ class Engine:
             self._reason = reason or f"the engine ended with exit status {code}"
             logger.error("%s", self._reason)
         return ready_since
+
+    async def _watch(self, *others: "asyncio.Task[Any]") -> str:
+        """Wait for the end, or for one of ``others``. Why it is dead, if it says so itself."""
+        dead = asyncio.create_task(probe.until_dead(self._session))
+        await asyncio.wait({dead, *others}, return_when=asyncio.FIRST_COMPLETED)
+        said = dead.done()
+        dead.cancel()
+        return "the engine's core has died" if said else ""
 
     async def _prepare(self) -> bool:
         """Wait until a launch costs no import. Whether one is still wanted then."""

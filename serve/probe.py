@@ -4,7 +4,8 @@ import asyncio
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.02
+WATCH_SECONDS = 0.5
 ANSWER = ClientTimeout(total=5)
 # The first token may compile what the warm-up did not meet.
 FIRST_TOKEN = ClientTimeout(total=300)
@@ -16,8 +17,17 @@ class ProbeFailed(Exception):
 
 async def until_listening(session: ClientSession) -> None:
     """Return once ``/health`` answers 200. Has no deadline of its own."""
-    while not await _healthy(session):
+    while await _health(session) != 200:
         await asyncio.sleep(POLL_SECONDS)
+
+
+async def until_dead(session: ClientSession) -> None:
+    """Return once ``/health`` answers 503: the front end lives, the core behind it has died.
+
+    vLLM's front end itself looks only every 5 s. No answer at all is no verdict.
+    """
+    while await _health(session) != 503:
+        await asyncio.sleep(WATCH_SECONDS)
 
 
 async def first_token(session: ClientSession, model: str) -> None:
@@ -36,9 +46,10 @@ async def first_token(session: ClientSession, model: str) -> None:
         raise ProbeFailed(f"first token: {error or type(error).__name__}") from error
 
 
-async def _healthy(session: ClientSession) -> bool:
+async def _health(session: ClientSession) -> int:
+    """The status that ``/health`` answers with; 0 when it does not."""
     try:
         async with session.get("/health", timeout=ANSWER) as answer:
-            return answer.status == 200
+            return answer.status
     except (ClientError, TimeoutError, OSError):
-        return False
+        return 0

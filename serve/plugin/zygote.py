@@ -8,6 +8,7 @@ worker are forks of it. A second start imports nothing.
 """
 
 import atexit
+import contextlib
 import gc
 import importlib
 import logging
@@ -16,6 +17,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -33,6 +35,26 @@ MODULES = (
     "vllm.v1.executor.multiproc_executor",
     "vllm.v1.worker.cpu_worker",
     "vllm.entrypoints.launchers.api_server.entry",
+)
+# What the front end imports once its core is ready. It waits for the core for longer than these
+# take, so a thread of it imports them meanwhile.
+ROUTES = (
+    "vllm.renderers.hf",
+    "vllm.entrypoints.generate.api_router",
+    "vllm.entrypoints.generate.generative_scoring.api_router",
+    "vllm.entrypoints.generate.structured_decisions.api_router",
+    "vllm.entrypoints.openai.chat_completion.api_router",
+    "vllm.entrypoints.openai.completion.api_router",
+    "vllm.entrypoints.openai.responses.api_router",
+    "vllm.entrypoints.anthropic.api_router",
+    "vllm.entrypoints.cohere.api_router",
+    "vllm.entrypoints.scale_out.derender.api_router",
+    "vllm.entrypoints.scale_out.render.api_router",
+    "vllm.entrypoints.scale_out.token_in_token_out.api_router",
+    "vllm.entrypoints.serve.profile.api_router",
+    "vllm.entrypoints.serve.tokenize.api_router",
+    "model_hosting_container_standards.sagemaker",
+    "uvicorn.protocols.http.httptools_impl",
 )
 # serve.command.ENTRY names the engine's module after the interpreter and ``-m``.
 FIRST_FLAG = 3
@@ -98,6 +120,7 @@ def become(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
     os.environ.update(env)
     sys.argv = [argv[FIRST_FLAG - 1], *argv[FIRST_FLAG:]]
     _fork_children()
+    _import_routes_beside_the_core()
     status = 1
     try:
         importlib.import_module(argv[FIRST_FLAG - 1]).main()
@@ -124,6 +147,26 @@ def _fork_children() -> None:
     fork = multiprocessing.get_context("fork")
     for module in (vllm.v1.engine.utils, vllm.v1.executor.multiproc_executor):
         module.get_mp_context = lambda: fork
+
+
+def _import_routes_beside_the_core() -> None:
+    front_end = os.getpid()
+    begun = threading.Event()
+
+    def begin() -> None:
+        # Not before the core is forked: a thread that holds a lock then would leave it locked.
+        if os.getpid() == front_end and not begun.is_set():
+            begun.set()
+            threading.Thread(target=_import_routes, daemon=True).start()
+
+    os.register_at_fork(after_in_parent=begin)
+
+
+def _import_routes() -> None:
+    for name in ROUTES:
+        # One that is not there is not needed, or fails where vLLM itself asks for it.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def _leave(status: int) -> NoReturn:
