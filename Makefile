@@ -60,6 +60,11 @@ serve-check: $(STAMP)-gateway ## print the exact argv and environment, start not
 eval-acceptance: $(STAMP)-$(ENGINE) $(STAMP)-eval ## drafts accepted on held-out prompts   [VARIANT=seq8-best]
 	$(BIN)/python -m scripts.measure_acceptance '$(VARIANT)' --model '$(MODEL)' --target '$(TARGET)'
 
+.PHONY: eval-coldstart
+eval-coldstart: $(STAMP)-$(ENGINE) $(STAMP)-eval ## exec to first token: stock cold and warm, baked, restart   [VARIANT=]
+	$(BIN)/python -m scripts.measure_coldstart '$(VARIANT)' --model '$(MODEL)' --target '$(TARGET)'
+	$(BIN)/python -m scripts.plot_coldstart "$$(ls experiments/'$(VARIANT)'/measurements/coldstart_*.json | tail -1)"
+
 .PHONY: test
 test: $(STAMP)-$(ENGINE) $(STAMP)-test ## the whole suite, real vLLM included
 	$(BIN)/python -m pytest

@@ -8,7 +8,9 @@ is configured), every file is what the manifest says, and it was baked for what 
 Everything is checked before vLLM starts, because reading such a file is running it.
 """
 
+import hashlib
 import logging
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +21,11 @@ from serve.errors import ConfigError, ServeError
 from serve.identity import Accepted, Identity, Rejected
 from serve.manifest import Kind, Violation
 from serve.plan import Cache, Plan
+from serve.retune import copy_without_winners
 from serve.settings import Settings
 from serve.signature import Keys, NotSigned
+
+logger = logging.getLogger(__name__)
 
 # A miss is a hard error then, never a silent recompile. vLLM does not hash it.
 FORCED = {"VLLM_FORCE_AOT_LOAD": "1"}
@@ -158,10 +163,12 @@ def settle(plan: Plan, settings: Settings) -> Plan:
             raise CacheRefused(_refusal(root, choice.reasons), _next_step(found, plan))
         absent = isinstance(found, Absent)
         return replace(plan, cache=Cache(policy, root, reasons=choice.reasons, absent=absent))
+    if settings.retune:
+        choice = replace(choice, root=_retuned(root, settings.cache_root / plan.variant.name))
     return replace(
         plan,
         command=_from_root(plan, choice),
-        cache=Cache(policy, root, used=True),
+        cache=Cache(policy, choice.root if settings.retune else root, used=True),
         fallback=plan.command if policy == "prefer" else None,
     )
 
@@ -172,6 +179,23 @@ def _from_root(plan: Plan, choice: Baked) -> Command:
     command = build(plan.variant, plan.model, plan.target, place)
     presented = {PRESENT_AS: choice.present_as} if choice.present_as else {}
     return replace(command, env={**command.env, **FORCED, **presented})
+
+
+def _retuned(root: Path, cold: Path) -> Path:
+    """The copy of a sound ``root`` in which this machine keeps its own winners, made if need be."""
+    digest = hashlib.sha256((root / manifest.NAME).read_bytes()).hexdigest()
+    copy = cold.with_name(f"{cold.name}.retuned-{digest[:12]}").absolute()
+    if not copy.exists():
+        with tempfile.TemporaryDirectory(dir=_made(copy.parent), prefix=".retuned-") as part:
+            left_out = copy_without_winners(root, Path(part) / "root")
+            (Path(part) / "root").rename(copy)
+        logger.info("%d autotuned winners left out of %s", len(left_out), copy)
+    return copy
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _refusal(root: Path, reasons: tuple[str, ...]) -> str:

@@ -174,7 +174,7 @@ def _device(baked: Device, here: Device) -> str | None | tuple[Reason, ...]:
         return (Reason("device", baked.kind, here.kind),)
     if baked.kind == "cpu":
         return _instructions(baked, here) or None
-    if baked.presented != here.name:
+    if not baked.name == baked.presented == here.name:
         return _sibling(baked, here)
     return (
         tuple(
@@ -203,7 +203,8 @@ def _sibling(baked: Device, here: Device) -> str | tuple[Reason, ...]:
     def gpu(device: Device, name: str) -> Gpu:
         return Gpu(name, device.capability or "", device.multiprocessors or 0)
 
-    answer = may_present(gpu(here, here.name), gpu(baked, baked.presented))
+    # What was compiled depends on the GPU that was really there, whatever it was called.
+    answer = may_present(gpu(here, here.name), gpu(baked, baked.name))
     if isinstance(answer, Refused):
         return (Reason("device name", baked.presented, here.name, answer.reason),)
     return baked.presented

@@ -58,6 +58,11 @@ class Settings(Config):
         description="A baked cache that is missing or does not fit: start cold and say why "
         "(prefer), or refuse to start (require); off does not look for one.",
     )
+    retune: bool = Field(
+        False,
+        description="Serve from a writable copy of the baked cache without its autotuned winners, "
+        "which a sibling GPU would take over unseen: this one times its own, once.",
+    )
     trusted_keys: str | None = Field(
         None,
         description="Public keys, or a file of them, of which one must have signed a baked cache; "

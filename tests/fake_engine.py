@@ -46,6 +46,8 @@ TRACEBACK = (
     "(APIServer pid=11) Traceback (most recent call last):",
     "(APIServer pid=11) RuntimeError: Engine core initialization failed. See root cause above.",
 )
+# Not empty once the core behind the front end is dead.
+SICK: list[bool] = []
 
 
 @dataclass
@@ -112,7 +114,7 @@ class FakeEngine:
             if fault := FAULTS.get(request.header("x-fake")):
                 await fault(request, channel)
             elif path == "/health":
-                await channel.answer("200 OK", b"")
+                await channel.answer("503 Service Unavailable" if SICK else "200 OK", b"")
             elif path == "/metrics":
                 await channel.answer("200 OK", self.metrics(), "Content-Type: text/plain")
             elif path == "/v1/models":
@@ -240,6 +242,11 @@ async def silent(_: Request, channel: Channel) -> None:
     await channel.wait(None)
 
 
+async def core_dies(_: Request, channel: Channel) -> None:
+    SICK.append(True)
+    await channel.answer("500 Internal Server Error", b"{}")
+
+
 async def crash(_: Request, __: Channel) -> None:
     print("torch.OutOfMemoryError: CUDA out of memory.", flush=True)
     os._exit(9)
@@ -254,6 +261,7 @@ FAULTS: dict[str, Callable[[Request, Channel], Awaitable[None]]] = {
     "cut-event": cut_event,
     "silent": silent,
     "crash": crash,
+    "core-dies": core_dies,
 }
 
 

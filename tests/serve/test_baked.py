@@ -270,6 +270,31 @@ SOUND = Sound(Path("/"), identity=None, key=None, files=1, total_bytes=1, second
         (SOUND, None, Cold(("nobody compared its identity",))),
     ],
 )
+def test_retuned_it_starts_from_a_copy_of_its_own_that_it_keeps(
+    settings: Settings, root: Path
+) -> None:
+    asked = settings.model_copy(update={"retune": True})
+    first, again = settle(planned(asked), asked), settle(planned(asked), asked)
+    copy = Path(first.command.env["VLLM_CACHE_ROOT"]).parent
+    assert copy.parent == settings.cache_root
+    assert first.cache.used
+    assert again.command == first.command
+    assert first.command.env["VLLM_FORCE_AOT_LOAD"] == "1"
+    assert (copy / identity.FILE).read_bytes() == (root / identity.FILE).read_bytes()
+    assert not (copy / manifest.NAME).exists()
+    assert [left.name for left in settings.cache_root.iterdir()] == [copy.name]
+
+
+def test_a_root_baked_anew_is_copied_anew(settings: Settings, root: Path) -> None:
+    asked = settings.model_copy(update={"retune": True})
+    before = settle(planned(asked), asked).command.env["VLLM_CACHE_ROOT"]
+    root.chmod(0o755)
+    (root / manifest.NAME).unlink()
+    (root / "more").write_bytes(b"more")
+    manifest.write(root)
+    assert settle(planned(asked), asked).command.env["VLLM_CACHE_ROOT"] != before
+
+
 def test_the_choice_is_a_matter_of_facts_alone(
     found: Found, verdict: Accepted | Rejected | None, choice: Baked | Cold
 ) -> None:

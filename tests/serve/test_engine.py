@@ -104,6 +104,19 @@ async def test_an_engine_that_dies_is_started_again_although_its_socket_is_left(
 
 
 @pytest.mark.usefixtures("no_back_off")
+async def test_a_front_end_whose_core_has_died_is_ended_and_started_again(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as running:
+        await until_ready(running.engine)
+        before = family(running.engine._pid or 0)
+        async with running.client.post("/v1/responses", headers={"x-fake": "core-dies"}) as answer:
+            assert answer.status == 500
+        await until(lambda: running.engine.status.restarts == 1, "restarted")
+        assert running.engine.status.reason == "the engine's core has died"
+        await until_ready(running.engine)
+        assert not any(map(alive, before))
+
+
+@pytest.mark.usefixtures("no_back_off")
 async def test_a_crash_loop_ends_and_tells_the_last_reason(tmp_path: Path) -> None:
     times = tmp_path / "times"
     times.write_text("0")

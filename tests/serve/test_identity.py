@@ -145,9 +145,15 @@ def test_a_sibling_is_accepted_under_the_baked_name():
     assert match(baked, serving) == Accepted("NVIDIA A40")
 
 
-def test_what_was_baked_under_our_name_needs_no_other():
-    baked = on(gpu("NVIDIA A40", "8.6", 80, presented="NVIDIA A10G"))
-    assert match(baked, on(gpu("NVIDIA A10G"))) == Accepted(None)
+def test_what_was_baked_under_our_name_needs_it_presented_too():
+    # The keys are ours then, but every artifact tells the GPU that was really there.
+    baked = on(gpu("NVIDIA A40", "8.6", 84, presented="NVIDIA A10G"))
+    assert match(baked, on(gpu("NVIDIA A10G"))) == Accepted("NVIDIA A10G")
+
+
+def test_what_was_baked_on_no_sibling_is_rejected_whatever_name_it_took():
+    baked = on(gpu("NVIDIA RTX 3090", "8.6", 82, presented="NVIDIA A10G"))
+    assert isinstance(match(baked, on(gpu("NVIDIA A10G"))), Rejected)
 
 
 @pytest.mark.parametrize(
