@@ -71,7 +71,7 @@ test: $(STAMP)-$(ENGINE) $(STAMP)-test ## the whole suite, real vLLM included
 
 .PHONY: test-fast
 test-fast: $(STAMP)-gateway $(STAMP)-test ## the inner loop: no vLLM, under 30 s
-	$(BIN)/python -m pytest -m "not engine and not torch"
+	$(BIN)/python -m pytest -n 4 -m "not engine and not torch and not slow"
 
 .PHONY: check
 check: $(STAMP)-gateway $(STAMP)-dev ## lint, types, generated docs; writes nothing

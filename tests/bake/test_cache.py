@@ -30,6 +30,8 @@ from tests.serve.live import assert_gone, wait_for
 FAKED = Path(__file__).with_name("faked.py")
 AOT = "vllm/torch_compile_cache/torch_aot_compile"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def nothing_left_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -1,11 +1,14 @@
 """What a running variant says of itself, and that speculation changes no greedy token."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
+from serve.keeper import descendants
 from serve.settings import REPOSITORY
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -28,14 +31,29 @@ def test_the_variant_tells_what_was_dropped_and_why(seq8_best):
 def test_every_phase_of_the_start_was_seen(seq8_best):
     seconds = json.loads(seq8_best.get("/ready"))["seconds"]
     assert list(seconds) == [
-        "interpreter",
         "imports",
+        "engine core",
+        "worker",
         "model init",
         "weights",
         "compile",
         "warm-up",
+        "kv cache",
+        "front end",
         "first token",
     ]
+
+
+def test_of_the_forked_processes_only_the_worker_is_bound_to_cores(seq8_best):
+    ours = os.sched_getaffinity(0)
+    bound = {
+        Path(f"/proc/{pid}/comm").read_text().strip(): os.sched_getaffinity(pid)
+        for pid in descendants(seq8_best.process.pid)
+    }
+    titles = {name for name in bound if name.startswith("VLLM::")}
+    assert titles == {"VLLM::EngineCor", "VLLM::Worker"}
+    assert bound.pop("VLLM::Worker") < ours or len(ours) == 1
+    assert all(cores == ours for cores in bound.values()), bound
 
 
 def test_metrics_are_ours_and_the_engines_in_one_valid_text(seq8_best):

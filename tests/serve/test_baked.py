@@ -259,17 +259,6 @@ def test_a_root_may_be_reached_by_a_link_and_is_used_where_it_is(
 SOUND = Sound(Path("/"), identity=None, key=None, files=1, total_bytes=1, seconds=0.1)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("found", "verdict", "choice"),
-    [
-        (Absent(Path("/r")), None, Cold(("no baked root /r",))),
-        (Unfit(Path("/r"), ("a", "b")), Accepted(), Cold(("a", "b"))),
-        (SOUND, Accepted(), Baked(Path("/"))),
-        (SOUND, Accepted("NVIDIA A40"), Baked(Path("/"), "NVIDIA A40")),
-        (SOUND, Rejected((Reason("x", "1", "2"),)), Cold(("x: baked 1, here 2",))),
-        (SOUND, None, Cold(("nobody compared its identity",))),
-    ],
-)
 def test_retuned_it_starts_from_a_copy_of_its_own_that_it_keeps(
     settings: Settings, root: Path
 ) -> None:
@@ -295,6 +284,17 @@ def test_a_root_baked_anew_is_copied_anew(settings: Settings, root: Path) -> Non
     assert settle(planned(asked), asked).command.env["VLLM_CACHE_ROOT"] != before
 
 
+@pytest.mark.parametrize(
+    ("found", "verdict", "choice"),
+    [
+        (Absent(Path("/r")), None, Cold(("no baked root /r",))),
+        (Unfit(Path("/r"), ("a", "b")), Accepted(), Cold(("a", "b"))),
+        (SOUND, Accepted(), Baked(Path("/"))),
+        (SOUND, Accepted("NVIDIA A40"), Baked(Path("/"), "NVIDIA A40")),
+        (SOUND, Rejected((Reason("x", "1", "2"),)), Cold(("x: baked 1, here 2",))),
+        (SOUND, None, Cold(("nobody compared its identity",))),
+    ],
+)
 def test_the_choice_is_a_matter_of_facts_alone(
     found: Found, verdict: Accepted | Rejected | None, choice: Baked | Cold
 ) -> None:
