@@ -18,7 +18,6 @@ from pydantic import ValidationError
 
 from experiments.record import Record
 from scripts.measure_coldstart import MODES, RESTART
-from serve.settings import REPOSITORY
 from serve.startlog import PHASES
 
 EXAMPLES = """examples:
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Text stays text, and ids and dates do not change from one run to the next.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "preheat", "font.size": 9}):
         draw(record).savefig(out, metadata={"Date": None})
-    print(f"wrote {out.resolve().relative_to(REPOSITORY)}")
+    print(f"wrote {out}")
     return 0
 
 

@@ -1,10 +1,9 @@
 """Learns beside torch's import what transformers would look up afterwards, in its own import.
 
 To know what it could import, transformers 5 parses the 2,000 files of its models and asks every
-installed distribution for its packages: 0.6 s of a zygote's imports, and Python runs one thread
-at a time. So a fork of the still empty process does that on another core, by transformers' own
-functions, and hands over what they returned. Whatever goes wrong there, transformers does it
-itself as ever.
+installed distribution for its packages, which is a good part of a zygote's imports. So a fork of
+the still empty process does that on another core, by transformers' own functions, and hands over
+what they returned. Whatever goes wrong there, transformers does it itself as ever.
 """
 
 import importlib.metadata

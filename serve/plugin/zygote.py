@@ -75,8 +75,7 @@ def main(arguments: list[str]) -> int:
 
 def preload(architectures: Sequence[str]) -> None:
     """Import everything and compute what every start computes anew."""
-    # A collector that walks half a million new objects again and again frees nothing here and
-    # costs a sixth of the imports.
+    # A collector that walks half a million new objects again and again frees nothing here.
     gc.disable()
     foresight.begin()
     importlib.import_module(MODULES[0])
