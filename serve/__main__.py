@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
 from serve import __version__
 from serve.baked import settle, tell
@@ -17,6 +18,7 @@ from serve.command import engine_environment
 from serve.errors import ServeError
 from serve.launch import open_launcher
 from serve.plan import Plan, make_plan
+from serve.readahead import read_ahead
 from serve.settings import Settings, read_settings, reference
 
 EXAMPLES = """examples:
@@ -86,8 +88,9 @@ def _run(parsed: argparse.Namespace) -> int:
         plan = _plan(settings, Path(folder))
         zygote = plan.within(os.environ).command
         with closing(open_launcher(zygote, settings.stop_seconds)) as launcher:
-            # While that imports vLLM: our own libraries, a third of a second, and every file of
-            # the baked cache to be hashed. Neither changes what it imports.
+            # While that imports vLLM: the weights are read, our own libraries imported, and the
+            # files of the baked cache hashed. None of it changes what is imported there.
+            Thread(target=read_ahead, args=(plan.model.path,), daemon=True).start()
             from serve.run import run
 
             settled = settle(plan, settings).within(os.environ)
