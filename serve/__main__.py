@@ -7,8 +7,8 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Thread
 
@@ -21,6 +21,7 @@ from serve.plan import Plan, make_plan
 from serve.readahead import read_ahead
 from serve.settings import Settings, read_settings, reference
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 EXAMPLES = """examples:
   preheat serve run seq8-best --port 8001
   preheat serve check seq8-best --json
@@ -87,7 +88,7 @@ def _run(parsed: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="preheat-", ignore_cleanup_errors=True) as folder:
         plan = _plan(settings, Path(folder))
         zygote = plan.within(os.environ).command
-        with closing(open_launcher(zygote, settings.stop_seconds)) as launcher:
+        with closing(open_launcher(zygote, settings.stop_seconds)) as launcher, _held(STOPPING):
             # While that imports vLLM: the weights are read, our own libraries imported, and the
             # files of the baked cache hashed. None of it changes what is imported there.
             Thread(target=read_ahead, args=(plan.model.path,), daemon=True).start()
@@ -95,6 +96,19 @@ def _run(parsed: argparse.Namespace) -> int:
 
             settled = settle(plan, settings).within(os.environ)
             return run(settings, settled, launcher, os.environ)
+
+
+@contextmanager
+def _held(numbers: Iterable[int]) -> Iterator[None]:
+    """Keep signals back until somebody takes them (``serve.run``), at the latest until the end.
+
+    One that came while an event loop is being set up would be lost.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check(parsed: argparse.Namespace) -> int:

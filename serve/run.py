@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 # vLLM closes a connection that was idle for 5 s; a request must not go out on it just then.
 IDLE_SECONDS = 2
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Server(uvicorn.Server):
@@ -89,8 +90,10 @@ async def _until_signal(engine: Engine, server: Server, listener: socket.socket)
         received.append(number)
         server.should_exit = True
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         loop.add_signal_handler(number, on_signal, number)
+    # Our caller may have held them back until they can be taken.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     supervising = asyncio.create_task(engine.run())
     try:
