@@ -25,6 +25,7 @@ from serve.errors import EngineFailed
 from serve.identity import Graph, Identity
 from serve.plan import Plan
 from serve.plugin.factors import VARIABLE
+from serve.siblings import PRESENT_AS
 
 AOT = "vllm/torch_compile_cache/torch_aot_compile"
 GRAPHS = f"{AOT}/*/rank_*/model"
@@ -78,7 +79,7 @@ def bake(plan: Plan, baked_root: Path, limits: Limits, timer: Timer, present: st
             timer.progress.say(line)
         part = tree.beside(root, ".part")
         part.mkdir()
-        env = {baked.PRESENT_AS: present} if present else {}
+        env = {PRESENT_AS: present} if present else {}
         compiling = _compile(plan, part, env, limits, timer)
         with timer.phase("collect, digest and seal"):
             made = _collect(plan, part, compiling, present)

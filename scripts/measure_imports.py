@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.record import Record, add, now, this_machine
+from scripts.measure_coldstart import NotMeasured, wait_until_idle
 from serve.command import CPU_ENVIRONMENT
 from serve.plan import versions
 from serve.settings import REPOSITORY
@@ -47,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ways = {"zygote": PRELOAD.format(architectures=[parsed.architecture]), "plain": PLAIN}
     try:
         samples = [
-            {"way": way, "seconds": round(seconds(code), 3)}
+            {"way": way, "busy_before": wait_until_idle(), "seconds": round(seconds(code), 3)}
             for _ in range(parsed.rounds)
             for way, code in ways.items()
         ]
         parts = shares(said_by(PLAIN, "-X", "importtime").splitlines())
-    except subprocess.CalledProcessError as error:
-        print(f"not measured: {error}\n{error.stderr[-2000:]}", file=sys.stderr)
+    except (subprocess.CalledProcessError, NotMeasured) as error:
+        print(f"not measured: {error}\n{getattr(error, 'stderr', '')[-2000:]}", file=sys.stderr)
         return 1
     record = Record(
         kind="imports",

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Thread
 
 from serve import __version__
-from serve.baked import settle, tell
+from serve.baked import retuned, settle, tell
 from serve.command import engine_environment
 from serve.errors import ServeError
 from serve.launch import open_launcher
@@ -85,7 +85,9 @@ def _settings(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Setting
 
 def _run(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed, os.environ)
-    with tempfile.TemporaryDirectory(prefix="preheat-", ignore_cleanup_errors=True) as folder:
+    scratch = tempfile.TemporaryDirectory(prefix="preheat-", ignore_cleanup_errors=True)
+    # Ctrl-C raises until the zygote is there; a SIGTERM would just kill us, and waits instead.
+    with _held((signal.SIGTERM,)), scratch as folder:
         plan = _plan(settings, Path(folder))
         zygote = plan.within(os.environ).command
         with closing(open_launcher(zygote, settings.stop_seconds)) as launcher, _held(STOPPING):
@@ -94,8 +96,10 @@ def _run(parsed: argparse.Namespace) -> int:
             Thread(target=read_ahead, args=(plan.model.path,), daemon=True).start()
             from serve.run import run
 
-            settled = settle(plan, settings).within(os.environ)
-            return run(settings, settled, launcher, os.environ)
+            settled = settle(plan, settings)
+            if settings.retune:
+                settled = retuned(settled, Path(folder))
+            return run(settings, settled.within(os.environ), launcher, os.environ)
 
 
 @contextmanager

@@ -90,6 +90,7 @@ def state_of(status: Status) -> dict[str, Any]:
         },
         "restarts": status.restarts,
         "reason": status.reason,
+        "without_baked_cache": status.fell_back,
     }
 
 

@@ -8,9 +8,7 @@ is configured), every file is what the manifest says, and it was baked for what 
 Everything is checked before vLLM starts, because reading such a file is running it.
 """
 
-import hashlib
 import logging
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,14 +21,13 @@ from serve.manifest import Kind, Violation
 from serve.plan import Cache, Plan
 from serve.retune import copy_without_winners
 from serve.settings import Settings
+from serve.siblings import PRESENT_AS
 from serve.signature import Keys, NotSigned
 
 logger = logging.getLogger(__name__)
 
 # A miss is a hard error then, never a silent recompile. vLLM does not hash it.
 FORCED = {"VLLM_FORCE_AOT_LOAD": "1"}
-# By which the plugin in vLLM's processes learns the name to present.
-PRESENT_AS = "PREHEAT_PRESENT_AS"
 # Of many files that differ, a person needs the first few.
 TOLD = 3
 
@@ -163,12 +160,10 @@ def settle(plan: Plan, settings: Settings) -> Plan:
             raise CacheRefused(_refusal(root, choice.reasons), _next_step(found, plan))
         absent = isinstance(found, Absent)
         return replace(plan, cache=Cache(policy, root, reasons=choice.reasons, absent=absent))
-    if settings.retune:
-        choice = replace(choice, root=_retuned(root, settings.cache_root / plan.variant.name))
     return replace(
         plan,
         command=_from_root(plan, choice),
-        cache=Cache(policy, choice.root if settings.retune else root, used=True),
+        cache=Cache(policy, root, used=True),
         fallback=plan.command if policy == "prefer" else None,
     )
 
@@ -181,21 +176,28 @@ def _from_root(plan: Plan, choice: Baked) -> Command:
     return replace(command, env={**command.env, **FORCED, **presented})
 
 
-def _retuned(root: Path, cold: Path) -> Path:
-    """The copy of a sound ``root`` in which this machine keeps its own winners, made if need be."""
-    digest = hashlib.sha256((root / manifest.NAME).read_bytes()).hexdigest()
-    copy = cold.with_name(f"{cold.name}.retuned-{digest[:12]}").absolute()
-    if not copy.exists():
-        with tempfile.TemporaryDirectory(dir=_made(copy.parent), prefix=".retuned-") as part:
-            left_out = copy_without_winners(root, Path(part) / "root")
-            (Path(part) / "root").rename(copy)
-        logger.info("%d autotuned winners left out of %s", len(left_out), copy)
-    return copy
+def retuned(plan: Plan, folder: Path) -> Plan:
+    """``plan`` on a copy of its baked root in ``folder``, less the autotuned winners.
 
+    Made anew for every run: what was copied is what was verified, and nobody else has written
+    to it. ``plan`` itself where no baked root is used.
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    :raises ServeError: the copy cannot be made.
+    """
+    if not plan.cache.used:
+        return plan
+    baked = Path(plan.command.env["VLLM_CACHE_ROOT"]).parent
+    copy = folder / "retuned"
+    try:
+        left_out = copy_without_winners(baked, copy)
+    except OSError as error:
+        raise ServeError(
+            f"PREHEAT_RETUNE: no copy of {baked} in {copy}: {error.strerror}",
+            "TMPDIR names a folder with room for it",
+        ) from error
+    logger.info("%d autotuned winners left out; this GPU times its own", len(left_out))
+    env = {n: v.replace(str(baked), str(copy), 1) for n, v in plan.command.env.items()}
+    return replace(plan, command=replace(plan.command, env=env))
 
 
 def _refusal(root: Path, reasons: tuple[str, ...]) -> str:

@@ -36,6 +36,8 @@ FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 30.0
 # Ready for this long, a death is a new trouble and not the same one again.
 STABLE_SECONDS = 60.0
+# One that was never ready has nothing to finish, and vLLM's front end takes no SIGTERM then.
+START_GRACE = 1.0
 
 
 class State(StrEnum):
@@ -68,6 +70,7 @@ class Status:
     refused: tuple[str, ...] = ()
     restarts: int = 0
     reason: str = ""
+    fell_back: bool = False
 
 
 class Engine:
@@ -89,6 +92,7 @@ class Engine:
     ) -> None:
         self.command = command
         self._fallback = fallback
+        self._fell_back = False
         self._launcher = launcher or Execute()
         self._session = session
         self._model = model
@@ -114,6 +118,7 @@ class Engine:
             refused=tuple(log.refused),
             restarts=self._restarts,
             reason=self._reason,
+            fell_back=self._fell_back,
         )
 
     @property
@@ -141,9 +146,9 @@ class Engine:
             began_ready = await self._live()
             if self._stop.is_set():
                 break
+            if began_ready is None and self._fall_back():
+                continue
             if began_ready is None and self._restarts == 0:
-                if self._fall_back():
-                    continue
                 raise self._failed("the engine died at start")
             stable = began_ready and time.monotonic() - began_ready > STABLE_SECONDS
             deaths = 1 if stable else deaths + 1
@@ -160,6 +165,7 @@ class Engine:
             logger.warning("engine | %s", line)
         logger.warning("the engine did not start from the baked cache; starting without it")
         self.command, self._fallback = self._fallback, None
+        self._fell_back = True
         return True
 
     async def _live(self) -> float | None:
@@ -192,7 +198,8 @@ class Engine:
             stopping.cancel()
             if self._stop.is_set():
                 self._state = State.DRAINING
-            code = await self._end(process, ended)
+            grace = self._limits.stop if ready_since else min(START_GRACE, self._limits.stop)
+            code = await self._end(process, ended, grace)
             await self._finish(reading)
         if not self._stop.is_set():
             self._state = State.STOPPED
@@ -264,9 +271,14 @@ class Engine:
                     self._startlog.end("interpreter", time.monotonic())
                 await asyncio.sleep(0.02)
 
-    async def _end(self, process: Life, ended: "asyncio.Task[int]") -> int:
-        """Have the keeper stop the engine, and wait until all is gone."""
+    async def _end(self, process: Life, ended: "asyncio.Task[int]", grace: float) -> int:
+        """Have the keeper stop the engine, killing it after ``grace``; wait until all is gone."""
         process.close()
+        await asyncio.wait({ended}, timeout=grace)
+        if not ended.done() and self._pid is not None and grace < self._limits.stop:
+            # The keeper sees it end, and kills and reaps what it leaves.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
         done, _ = await asyncio.wait({ended}, timeout=self._limits.stop + KEEPER_SECONDS)
         if not done:
             logger.error("the keeper does not end; killing it and the engine")

@@ -12,6 +12,7 @@ standard input stops it, whoever closes it. Knows neither vLLM nor what was impo
 ``serve.plugin.zygote`` passes in how a fork becomes an engine.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -62,6 +63,9 @@ class ForkServer:
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
+        # A guard passes it on. Without this, engines would serve on until we are killed.
+        for guard in self._lives:
+            os.kill(guard, signal.SIGTERM)
 
     def _readable(self) -> list[Any]:
         sources: list[int | socket.socket] = [self._wake]
@@ -74,17 +78,16 @@ class ForkServer:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
-        self._asking.add(connection)
-        _say(connection, READY)
+        if _say(connection, READY):
+            self._asking.add(connection)
 
     def _take(self, connection: socket.socket) -> None:
         """Read one request; fork, or let go of one who left or says something else."""
         self._asking.discard(connection)
-        line, descriptors, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 2)
-        while line and not line.endswith(b"\n") and (more := connection.recv(REQUEST_BYTES)):
-            line += more
-        if line.endswith(b"\n") and len(descriptors) == 2:
-            self._fork(connection, json.loads(line), descriptors)
+        line, descriptors = _received(connection)
+        asked = _parsed(line)
+        if asked is not None and len(descriptors) == 2:
+            self._fork(connection, asked, descriptors)
         else:
             connection.close()
         for descriptor in descriptors:
@@ -119,13 +122,36 @@ class ForkServer:
             if pid == 0:
                 return
             if connection := self._lives.pop(pid, None):
-                _say(connection, b"%s%d\n" % (ENDED, os.waitstatus_to_exitcode(status)))
+                _say(connection, b"%s%d\n" % (ENDED, keeper.exit_status(status)))
                 connection.close()
 
 
-def _say(connection: socket.socket, words: bytes) -> None:
+def _say(connection: socket.socket, words: bytes) -> bool:
+    """Whether anybody heard it; the connection is closed if not."""
     try:
         connection.sendall(words)
     except OSError:
         # The gateway is gone. The keeper has seen its pipe close and does what is needed.
         connection.close()
+        return False
+    return True
+
+
+def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """One line and the descriptors that came with it; what there is of it when the peer left."""
+    line = b""
+    descriptors: list[int] = []
+    with contextlib.suppress(OSError):
+        line, descriptors, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 2)
+        while line and not line.endswith(b"\n") and (more := connection.recv(REQUEST_BYTES)):
+            line += more
+    return line, descriptors
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The request in a line, or None when it is none."""
+    try:
+        asked = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return asked if isinstance(asked, dict) and {"argv", "env", "grace"} <= asked.keys() else None

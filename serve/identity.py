@@ -20,13 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serve.command import Place, build
 from serve.errors import ServeError
 from serve.plan import Plan, versions
+from serve.siblings import PRESENT_AS, Refused, listed, may_present
 from serve.siblings import Device as Gpu
-from serve.siblings import Refused, listed, may_present
 
 FILE = "identity.json"
 ROOT, SOCKET = "{root}", "{socket}"
 # In the engine's environment, and no part of what was compiled.
-NOT_IDENTITY = ("VLLM_FORCE_AOT_LOAD", "PREHEAT_RECORD_FACTORS", "PREHEAT_PRESENT_AS")
+NOT_IDENTITY = ("VLLM_FORCE_AOT_LOAD", "PREHEAT_RECORD_FACTORS", PRESENT_AS)
 # Flags by which Inductor, ATen, oneDNN and vLLM choose code; all others leave it as it is.
 ISA = ("avx", "amx", "fma", "f16c", "sse4", "ssse3", "bmi", "vnni", "asimd", "sve", "bf16", "i8mm")
 CPUINFO = Path("/proc/cpuinfo")

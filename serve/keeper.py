@@ -137,9 +137,14 @@ def reap(engine: int) -> int | None:
             if pid == 0:
                 break
             if pid == engine:
-                code = os.waitstatus_to_exitcode(raw)
-                status = code if code >= 0 else 128 - code
+                status = exit_status(raw)
     return status
+
+
+def exit_status(raw: int) -> int:
+    """Of a wait status: the process's own, or 128 + the signal that ended it, as shells do."""
+    code = os.waitstatus_to_exitcode(raw)
+    return code if code >= 0 else 128 - code
 
 
 def _terminate(engine: int, grace: float) -> int:

@@ -27,6 +27,7 @@ from serve.forkserver import ENDED, FORKED, READY
 from serve.output import TAIL_LINES, read_lines
 from serve.startlog import causes
 
+logger = logging.getLogger(__name__)
 engine_output = logging.getLogger("engine")
 
 KEEPER = Path(keeper.__file__)
@@ -100,8 +101,9 @@ class Executed:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     async def wait(self) -> int:
-        """The keeper's exit status, which is the engine's."""
-        return await self._process.wait()
+        """The guard's exit status, which is the engine's; 128 + its signal if it was killed."""
+        code = await self._process.wait()
+        return code if code >= 0 else 128 - code
 
 
 class Execute:
@@ -149,7 +151,8 @@ class Forked:
     def kill(self) -> None:
         """SIGKILL to guard and keeper."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._pid, signal.SIGKILL)
+            if self._pid:
+                os.killpg(self._pid, signal.SIGKILL)
 
     async def wait(self) -> int:
         """What the server said; 128 + SIGKILL when it ended before it could."""
@@ -230,13 +233,15 @@ class Zygote:
         try:
             _send(connection, json.dumps(request).encode() + b"\n", [stdin, output_writer])
             said = await connection[0].readline()
+        except OSError:
+            said = b""
         finally:
             os.close(stdin)
             os.close(output_writer)
         stdout = await _reader(os.fdopen(output, "rb"))
         if not said.startswith(FORKED):
-            os.close(stdin_writer)
-            raise await self._failed()
+            # It was ready and has died since: a life that ended at once, and told so.
+            return Forked(0, stdin_writer, stdout, connection)
         return Forked(int(said.removeprefix(FORKED)), stdin_writer, stdout, connection)
 
     def close(self) -> None:
@@ -244,7 +249,12 @@ class Zygote:
         self._disconnect()
         if self._process.stdin is not None:
             self._process.stdin.close()
-        self._process.wait(self._grace + KEEPER_SECONDS)
+        try:
+            self._process.wait(self._grace + KEEPER_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.error("the zygote's keeper does not end; killing it")
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         if self._reading is None and self._process.stdout is not None:
             self._process.stdout.close()
 

@@ -60,8 +60,8 @@ class Settings(Config):
     )
     retune: bool = Field(
         False,
-        description="Serve from a writable copy of the baked cache without its autotuned winners, "
-        "which a sibling GPU would take over unseen: this one times its own, once.",
+        description="Serve from a copy of the baked cache without its autotuned winners, which a "
+        "sibling GPU would take over unseen: this one times its own at each start.",
     )
     trusted_keys: str | None = Field(
         None,

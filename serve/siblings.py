@@ -16,6 +16,9 @@ H100 SXM 132. The first four are GA102, the last two GH100. Not listed, and why:
 
 from dataclasses import dataclass
 
+# By which the plugin in vLLM's processes learns the name to present.
+PRESENT_AS = "PREHEAT_PRESENT_AS"
+
 
 @dataclass(frozen=True)
 class Device:

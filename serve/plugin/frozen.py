@@ -2,7 +2,7 @@
 
 An engine that serves from a baked root (``VLLM_FORCE_AOT_LOAD=1``) finds every library there.
 Torch 2.13 asks for more before it looks: a lock file beside each library, which a read-only root
-refuses ("Failed to reload cache entry from disk"), and a precompiled header of 150 MB in the
+refuses ("Failed to reload cache entry from disk"), and a large precompiled header in the
 temporary folder, made by g++ and for nothing, as there is nothing left to compile. So locks are
 taken in the temporary folder and the header is left out; should something be compiled after all,
 it is compiled without. No cache key holds either.

@@ -22,9 +22,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from serve.siblings import Allowed, Device, Refused, listed, may_present
+from serve.siblings import PRESENT_AS, Allowed, Device, Refused, listed, may_present
 
-PRESENT_AS = "PREHEAT_PRESENT_AS"
 MARK = "preheat_wraps"
 
 logger = logging.getLogger("vllm.preheat")

@@ -22,6 +22,7 @@ from serve.plugin import (
     torchvision_ops,
     winners,
 )
+from serve.siblings import PRESENT_AS
 
 # A child of vLLM's own logger, so that its handlers and process labels apply.
 logger = logging.getLogger("vllm.preheat")
@@ -115,7 +116,7 @@ WINNERS = Patch(
 )
 IDENTITY = Patch(
     "identity",
-    f"{identity.PRESENT_AS} is set: compile caches of a sibling GPU are to be used",
+    f"{PRESENT_AS} is set: compile caches of a sibling GPU are to be used",
     {"vllm": "0.32.0", "torch": "2.13.0"},
     identity.needed,
     identity.apply,

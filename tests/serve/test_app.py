@@ -82,4 +82,5 @@ def test_the_status_becomes_json_without_loss() -> None:
         "compile_cache": {"loaded": 1, "compiled": 2, "refused": ["why"]},
         "restarts": 2,
         "reason": "died",
+        "without_baked_cache": False,
     }

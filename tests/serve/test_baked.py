@@ -22,10 +22,11 @@ from serve.baked import (
     Unfit,
     choose,
     inspect,
+    retuned,
     settle,
     tell,
 )
-from serve.errors import ConfigError
+from serve.errors import ConfigError, ServeError
 from serve.identity import Accepted, Reason, Rejected
 from serve.plan import Cache, Plan, make_plan
 from serve.settings import Settings, read_settings
@@ -259,29 +260,36 @@ def test_a_root_may_be_reached_by_a_link_and_is_used_where_it_is(
 SOUND = Sound(Path("/"), identity=None, key=None, files=1, total_bytes=1, seconds=0.1)  # type: ignore[arg-type]
 
 
-def test_retuned_it_starts_from_a_copy_of_its_own_that_it_keeps(
-    settings: Settings, root: Path
+def test_retuned_it_starts_from_a_copy_in_the_runs_own_folder(
+    settings: Settings, root: Path, tmp_path: Path
 ) -> None:
-    asked = settings.model_copy(update={"retune": True})
-    first, again = settle(planned(asked), asked), settle(planned(asked), asked)
-    copy = Path(first.command.env["VLLM_CACHE_ROOT"]).parent
-    assert copy.parent == settings.cache_root
-    assert first.cache.used
-    assert again.command == first.command
-    assert first.command.env["VLLM_FORCE_AOT_LOAD"] == "1"
-    assert (copy / identity.FILE).read_bytes() == (root / identity.FILE).read_bytes()
-    assert not (copy / manifest.NAME).exists()
-    assert [left.name for left in settings.cache_root.iterdir()] == [copy.name]
-
-
-def test_a_root_baked_anew_is_copied_anew(settings: Settings, root: Path) -> None:
-    asked = settings.model_copy(update={"retune": True})
-    before = settle(planned(asked), asked).command.env["VLLM_CACHE_ROOT"]
+    winner = root / "triton" / "k.autotune.json"
     root.chmod(0o755)
+    winner.parent.chmod(0o755)
     (root / manifest.NAME).unlink()
-    (root / "more").write_bytes(b"more")
+    winner.write_text("{}")
     manifest.write(root)
-    assert settle(planned(asked), asked).command.env["VLLM_CACHE_ROOT"] != before
+    plan = settle(planned(settings), settings)
+    copied = retuned(plan, tmp_path)
+    copy = Path(copied.command.env["VLLM_CACHE_ROOT"]).parent
+    assert copy.parent == tmp_path
+    assert copied.command.env["VLLM_FORCE_AOT_LOAD"] == "1"
+    assert copied.cache == plan.cache
+    assert (copy / identity.FILE).read_bytes() == (root / identity.FILE).read_bytes()
+    assert winner.exists()
+    assert not (copy / "triton" / winner.name).exists()
+
+
+def test_there_is_nothing_to_retune_without_a_baked_root(
+    settings: Settings, tmp_path: Path
+) -> None:
+    plan = settle(planned(settings), settings)
+    assert retuned(plan, tmp_path) is plan
+
+
+def test_a_copy_that_cannot_be_made_says_where(settings: Settings, root: Path) -> None:
+    with pytest.raises(ServeError, match=r"no copy of .* in /proc/nope/retuned: No such file"):
+        retuned(settle(planned(settings), settings), Path("/proc/nope"))
 
 
 @pytest.mark.parametrize(

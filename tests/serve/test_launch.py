@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -120,6 +121,52 @@ async def test_a_start_that_fails_from_the_baked_cache_is_tried_once_without_it(
         assert engine.status.restarts == 0
 
 
+@pytest.mark.usefixtures("no_back_off")
+async def test_a_restart_that_fails_from_the_baked_cache_goes_on_without_it(tmp_path: Path) -> None:
+    times = tmp_path / "times"
+    times.write_text("0")
+    baked = forking(tmp_path, "--crash-times-file", str(times))
+    async with forked_engine(baked, fallback=forking(tmp_path)) as (engine, _, _):
+        await until_ready(engine)
+        times.write_text("9")
+        os.kill(engine._pid or 0, signal.SIGKILL)
+        await until(lambda: engine.status.fell_back, "fallen back")
+        await until_ready(engine)
+        assert engine.status.restarts == 1
+
+
+@pytest.mark.usefixtures("no_back_off")
+async def test_a_zygote_whose_guard_is_killed_ends_its_engines_at_once(tmp_path: Path) -> None:
+    async with forked_engine(forking(tmp_path)) as (engine, _, zygote):
+        await until_ready(engine)
+        below = descendants(zygote._process.pid)
+        os.kill(zygote._process.pid, signal.SIGKILL)
+        await until(lambda: engine.status.restarts == 1, "restarted")
+        await until_ready(engine)
+        assert not any(map(alive, below))
+
+
+async def test_a_killed_guard_is_told_as_shells_tell_it(tmp_path: Path) -> None:
+    async with forked_engine(forking(tmp_path)) as (engine, _, zygote):
+        await until_ready(engine)
+        keeper = descendants(zygote._process.pid)[0]
+        server = descendants(keeper)[0]
+        os.kill(descendants(server)[0], signal.SIGKILL)
+        await until(lambda: bool(engine.status.reason), "died")
+        assert engine.status.reason == "the engine ended with exit status 137"
+
+
+async def test_an_engine_that_is_stopped_while_it_starts_gets_no_grace(tmp_path: Path) -> None:
+    command = forking(tmp_path, "--ignore-sigterm", "--ready-after", "600")
+    limits = Limits(start=60, stop=600, restarts=3)
+    async with forked_engine(command, limits) as (engine, running, _):
+        await until(lambda: engine.status.phase == "first token", "nearly there")
+        below = family(engine._pid or 0)
+        engine.stop()
+        await running
+        assert not any(map(alive, below))
+
+
 async def test_a_zygote_that_cannot_import_fails_with_what_it_said(tmp_path: Path) -> None:
     async with forked_engine(forking(tmp_path, zygote=("--fail",))) as (engine, running, _):
         with pytest.raises(EngineFailed, match=r"exit status 3(.|\n)*no module named vllm"):
@@ -160,11 +207,18 @@ async def test_whoever_connects_and_says_nothing_or_nonsense_harms_nobody(tmp_pa
     command = forking(tmp_path)
     async with forked_engine(command) as (engine, _, _):
         await until_ready(engine)
-        for said in (b"", b"nonsense\n", b'{"argv": []'):
+        for said in (b"", b"nonsense\n", b"[]\n", b'{"argv": []}\n', b'{"argv": []'):
             reader, writer = await asyncio.open_unix_connection(command.zygote[-1])
             assert await reader.readline() == b"ready\n"
             writer.write(said)
             writer.write_eof()
             assert await reader.read() == b""
             writer.close()
+        for _ in range(20):
+            # Gone before it can be greeted.
+            with socket.socket(socket.AF_UNIX) as early:
+                early.connect(command.zygote[-1])
+        reader, writer = await asyncio.open_unix_connection(command.zygote[-1])
+        assert await reader.readline() == b"ready\n"
+        writer.close()
         assert engine.ready

@@ -11,7 +11,7 @@ import pytest
 
 from serve import run
 from serve.preflight import bind
-from tests.serve.live import alive, assert_gone, descendants, family, process
+from tests.serve.live import alive, assert_gone, descendants, family, process, wait_for
 
 
 def stream(url: str, *, tokens: int, token_seconds: float) -> httpx.Request:
@@ -33,6 +33,14 @@ def test_ctrl_c_at_any_moment_exits_130_and_leaves_no_process(tmp_path: Path, mo
         assert started.ended() == 130
         assert not any(map(alive, below))
         assert "Traceback" not in started.said
+    assert [path.name for path in tmp_path.iterdir()] == ["gateway.log"]
+
+
+def test_sigterm_before_there_is_a_gateway_is_no_less_clean(tmp_path: Path) -> None:
+    with process(tmp_path, "--ready-after", "600", TMPDIR=str(tmp_path)) as started:
+        wait_for(lambda: any(tmp_path.glob("preheat-*")), "its folder")
+        started.popen.send_signal(signal.SIGTERM)
+        assert started.ended() == 0
     assert [path.name for path in tmp_path.iterdir()] == ["gateway.log"]
 
 
