@@ -58,6 +58,8 @@ def read_only(root: Path) -> Iterator[None]:
     """As a file system that cannot be written to, where we may mount one: root writes to 0444."""
     bind = ["mount", "--bind", str(root), str(root)]
     if subprocess.run(bind, capture_output=True, check=False).returncode:
+        if os.getuid() == 0:
+            pytest.skip("nothing can be mounted here, and root may write to anything else")
         yield
         return
     try:
