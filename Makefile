@@ -70,7 +70,7 @@ test: $(STAMP)-$(ENGINE) $(STAMP)-test ## the whole suite, real vLLM included
 	$(BIN)/python -m pytest
 
 .PHONY: test-fast
-test-fast: $(STAMP)-gateway $(STAMP)-test ## the inner loop: no vLLM, under 30 s
+test-fast: $(STAMP)-gateway $(STAMP)-test ## the inner loop: no vLLM, half a minute
 	$(BIN)/python -m pytest -n 4 -m "not engine and not torch and not slow"
 
 .PHONY: check
