@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ from typing import Any
 
 from bake.progress import shown as progress_of_phases
 from serve import __version__, baked
-from serve.errors import ConfigError, ServeError
+from serve.cli import run_verb
+from serve.errors import ConfigError
 from serve.model import find_model
 from serve.settings import Settings, read_settings
 from serve.signature import trusted_keys
@@ -39,23 +39,11 @@ ARCHIVE = Path("cache_import.tar.zst")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Exit status 0 done, 1 failed, 2 usage, 130 interrupted."""
-    parsed = parser().parse_args(arguments)
     try:
-        status = int(parsed.verb(parsed))
-        # Here and not at exit, where nobody could catch it any more.
-        sys.stdout.flush()
-    except ServeError as error:
-        print(f"preheat: {error}", file=sys.stderr)
-        return error.exit_code
+        return run_verb(parser().parse_args(arguments))
     except ModuleNotFoundError as error:
         print(f"preheat: {error.name} is not installed\nhint: {INSTALL}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return status
 
 
 def parser() -> argparse.ArgumentParser:

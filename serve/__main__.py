@@ -7,21 +7,21 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 
 from serve import __version__
 from serve.baked import retuned, settle, tell
+from serve.cli import run_verb
 from serve.command import engine_environment
-from serve.errors import ServeError
 from serve.launch import open_launcher
 from serve.plan import Plan, make_plan
 from serve.readahead import read_ahead
 from serve.settings import Settings, read_settings, reference
+from serve.signals import STOPPING, held
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 EXAMPLES = """examples:
   preheat serve run seq8-best --port 8001
   preheat serve check seq8-best --json
@@ -31,21 +31,7 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb. Exit status 0 done, 1 failed, 2 usage, 130 interrupted."""
-    parsed = parser().parse_args(arguments)
-    try:
-        status = int(parsed.verb(parsed))
-        # Here and not at exit, where nobody could catch it any more.
-        sys.stdout.flush()
-    except ServeError as error:
-        print(f"preheat: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # `preheat serve env | head`: the reader has had enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return status
+    return run_verb(parser().parse_args(arguments))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,10 +73,10 @@ def _run(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed, os.environ)
     scratch = tempfile.TemporaryDirectory(prefix="preheat-", ignore_cleanup_errors=True)
     # Ctrl-C raises until the zygote is there; a SIGTERM would just kill us, and waits instead.
-    with _held((signal.SIGTERM,)), scratch as folder:
+    with held((signal.SIGTERM,)), scratch as folder:
         plan = _plan(settings, Path(folder))
         zygote = plan.within(os.environ).command
-        with closing(open_launcher(zygote, settings.stop_seconds)) as launcher, _held(STOPPING):
+        with closing(open_launcher(zygote, settings.stop_seconds)) as launcher, held(STOPPING):
             # While that imports vLLM: the weights are read, our own libraries imported, and the
             # files of the baked cache hashed. None of it changes what is imported there.
             Thread(target=read_ahead, args=(plan.model.path,), daemon=True).start()
@@ -100,19 +86,6 @@ def _run(parsed: argparse.Namespace) -> int:
             if settings.retune:
                 settled = retuned(settled, Path(folder))
             return run(settings, settled.within(os.environ), launcher, os.environ)
-
-
-@contextmanager
-def _held(numbers: Iterable[int]) -> Iterator[None]:
-    """Keep signals back until somebody takes them (``serve.run``), at the latest until the end.
-
-    One that came while an event loop is being set up would be lost.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check(parsed: argparse.Namespace) -> int:

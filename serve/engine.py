@@ -76,8 +76,8 @@ class Status:
 class Engine:
     """One supervised engine, answering on the socket that ``session`` is connected to.
 
-    ``model`` is the name under which the first token is asked for. ``fallback`` is tried once
-    when the first start by ``command`` fails.
+    ``model`` is the name under which the first token is asked for. ``fallback`` takes the
+    place of ``command`` when a start by it fails, the first or a later one.
     """
 
     def __init__(  # noqa: PLR0913 - what it runs, and with whom
@@ -274,11 +274,12 @@ class Engine:
     async def _end(self, process: Life, ended: "asyncio.Task[int]", grace: float) -> int:
         """Have the keeper stop the engine, killing it after ``grace``; wait until all is gone."""
         process.close()
-        await asyncio.wait({ended}, timeout=grace)
-        if not ended.done() and self._pid is not None and grace < self._limits.stop:
-            # The keeper sees it end, and kills and reaps what it leaves.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._pid, signal.SIGKILL)
+        if grace < self._limits.stop:
+            # The keeper, which knows the longer one, sees it end and reaps what it leaves.
+            await asyncio.wait({ended}, timeout=grace)
+            if not ended.done() and self._pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._pid, signal.SIGKILL)
         done, _ = await asyncio.wait({ended}, timeout=self._limits.stop + KEEPER_SECONDS)
         if not done:
             logger.error("the keeper does not end; killing it and the engine")

@@ -19,13 +19,13 @@ from serve.launch import Launcher
 from serve.plan import Plan
 from serve.preflight import MIB, bind, check_memory, check_socket, free_memory, needed_bytes
 from serve.settings import Settings
+from serve.signals import STOPPING
 from serve.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
 
 # vLLM closes a connection that was idle for 5 s; a request must not go out on it just then.
 IDLE_SECONDS = 2
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Server(uvicorn.Server):
