@@ -1,17 +1,12 @@
 """What transformers is told beforehand is what it would have found, and it copes without."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from serve.command import EARLY
+from tests.serve.plugin.fresh import python
 
 pytestmark = pytest.mark.torch
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 # Prints everything that transformers' laziness is made of, and takes something out of it.
 SHOW = """
 import hashlib, json, transformers
@@ -26,15 +21,7 @@ print(hashlib.sha256(json.dumps(shown).encode()).hexdigest())
 
 
 def said(before: str) -> list[str]:
-    env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    done = subprocess.run(
-        [sys.executable, "-c", before + SHOW],
-        env=env | {"PYTHONPATH": str(EARLY)},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(before + SHOW, EARLY)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

@@ -1,17 +1,13 @@
 """Only vLLM's own modules are searched for its kernels, and nothing that it finds is lost."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from serve.command import EARLY
 from serve.plugin.kernel_scan import own_modules
+from tests.serve.plugin.fresh import python
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 # Rebinds for real, then prints every module attribute, anywhere, that is a rebound kernel.
 FOUND = """
 import sys, json
@@ -28,15 +24,7 @@ print(json.dumps(sorted(
 
 
 def rebound(before: str) -> list[str]:
-    env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    done = subprocess.run(
-        [sys.executable, "-c", before + FOUND],
-        env=env | {"PYTHONPATH": str(EARLY)},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(before + FOUND, EARLY)
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout.splitlines()[-1]))
 

@@ -1,10 +1,7 @@
 """Each patch is still needed, still enough, and stays out of versions it was not tried with."""
 
-import os
 import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -17,20 +14,7 @@ from serve.plugin.patches import (
     installed,
     mismatch,
 )
-
-REPOSITORY = Path(__file__).resolve().parents[3]
-
-
-def python(
-    code: str, path: Path | None = None, *arguments: str
-) -> subprocess.CompletedProcess[str]:
-    env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    if path:
-        env["PYTHONPATH"] = str(path)
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(
-        command, env=env, cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+from tests.serve.plugin.fresh import python
 
 
 @pytest.mark.torch
