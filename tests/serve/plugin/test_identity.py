@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from serve.command import EARLY
-from tests.serve.plugin.test_patches import REPOSITORY, python
+from tests.serve.plugin.fresh import REPOSITORY, python
 
 pytestmark = pytest.mark.torch
 
