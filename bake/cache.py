@@ -5,7 +5,8 @@
 
 The second engine runs with ``VLLM_FORCE_AOT_LOAD=1``, in an empty temporary folder, on a copy at
 another path. It must load what the first one compiled, compile nothing (what vLLM's log and the
-folders say, not what we assume) and leave its root as it was. Only then does the root get its
+folders say, not what we assume), answer one fixed prompt by the very same tokens, which the root
+keeps (``bake.answer``), and leave its root as it was. Only then does the root get its
 name. Knows nothing of how a server decides to use it (``serve.baked``).
 """
 
@@ -15,11 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bake import explain, tree
+from bake import answer, explain, tree
+from bake.answer import Answer
 from bake.errors import BakeError
 from bake.progress import Timer
-from bake.trial import Trial, disk, live, scratch
+from bake.trial import Life, Trial, disk, live, scratch
 from serve import baked, identity, manifest
+from serve.command import served_names
 from serve.engine import Limits, Status
 from serve.errors import EngineFailed
 from serve.identity import Graph, Identity
@@ -42,7 +45,7 @@ VERIFY = ("start from a read-only copy", "warm it again", "stop that")
 
 @dataclass(frozen=True)
 class Report:
-    """What a bake made and how long it took; seconds throughout."""
+    """What a bake made and how long it took; seconds throughout. ``answer``: the recorded text."""
 
     variant: str
     root: str
@@ -51,6 +54,7 @@ class Report:
     compiled: int
     files: int
     bytes: int
+    answer: str
     phases: Mapping[str, float]
     compiling_start: Mapping[str, float]
     verified_start: Mapping[str, float]
@@ -83,10 +87,11 @@ def bake(plan: Plan, baked_root: Path, limits: Limits, timer: Timer, present: st
         compiling = _compile(plan, part, env, limits, timer)
         with timer.phase("collect, digest and seal"):
             made = _collect(plan, part, compiling, present)
-        status = _verify(plan, part, env, limits, timer)
+        verified = _verify(plan, part, env, limits, timer)
+        _check_answer(compiling.answer, verified.answer)
         with timer.phase("put it in its place"):
             tree.put_in_place(root)
-        report = _report(plan, root, made, (compiling, status), timer)
+        report = _report(plan, root, made, (compiling, verified), timer)
         manifest.replace(report_path(root), (json.dumps(asdict(report), indent=2) + "\n").encode())
     return report
 
@@ -96,18 +101,16 @@ def report_path(root: Path) -> Path:
     return root.with_name(f"{root.name}.report.json")
 
 
-def _compile(
-    plan: Plan, part: Path, env: Mapping[str, str], limits: Limits, timer: Timer
-) -> Status:
+def _compile(plan: Plan, part: Path, env: Mapping[str, str], limits: Limits, timer: Timer) -> Life:
     with scratch() as folder:
         said = {VARIABLE: str(part / "factors"), **env}
         return live(Trial(plan, part, folder, said, limits), timer, BAKE)
 
 
-def _collect(plan: Plan, part: Path, status: Status, present: str) -> manifest.Manifest:
+def _collect(plan: Plan, part: Path, life: Life, present: str) -> manifest.Manifest:
     """What the engine left, made into a root: complete, described, read-only, listed."""
     records = explain.read(part).records if (part / "factors").is_dir() else ()
-    _check_complete(part, status, records)
+    _check_complete(part, life.status, records)
     for locks in part.glob(LOCKS):
         shutil.rmtree(locks)
     for folder in FOLDERS:
@@ -117,6 +120,7 @@ def _collect(plan: Plan, part: Path, status: Status, present: str) -> manifest.M
         if path.is_dir() and not any(path.iterdir()):
             (path / KEEP).touch()
     (part / identity.FILE).write_bytes(identity.dump(_identity(plan, records, present)))
+    (part / answer.FILE).write_bytes(answer.dump(_recorded(plan, life.answer)))
     tree.seal(part)
     with tree.unsealed(part):
         return manifest.write(part)
@@ -154,7 +158,12 @@ def _identity(plan: Plan, records: Sequence[explain.Record], present: str) -> Id
     return here.model_copy(update={"device": device, "graphs": named})
 
 
-def _verify(plan: Plan, part: Path, env: Mapping[str, str], limits: Limits, timer: Timer) -> Status:
+def _recorded(plan: Plan, said: Answer) -> answer.Recorded:
+    model = served_names(plan.model, plan.variant)[0]
+    return answer.record(answer.request(model), said)
+
+
+def _verify(plan: Plan, part: Path, env: Mapping[str, str], limits: Limits, timer: Timer) -> Life:
     """A fresh engine on a read-only copy of ``part`` compiles nothing and loads everything.
 
     :raises BakeError: it does not.
@@ -166,7 +175,7 @@ def _verify(plan: Plan, part: Path, env: Mapping[str, str], limits: Limits, time
             temporary.mkdir()
         said = {**baked.FORCED, VARIABLE: str(factors), **env}
         try:
-            status = live(Trial(plan, copy, temporary, said, limits), timer, VERIFY)
+            life = live(Trial(plan, copy, temporary, said, limits), timer, VERIFY)
         except EngineFailed as error:
             why = "\n".join(_explained(part, factors)) or "  no recorded factor differs"
             raise BakeError(
@@ -174,11 +183,11 @@ def _verify(plan: Plan, part: Path, env: Mapping[str, str], limits: Limits, time
                 + "\n".join(f"  engine | {line}" for line in error.tail)
             ) from error
         try:
-            _check_hit(part, copy, temporary, status, factors)
+            _check_hit(part, copy, temporary, life.status, factors)
         finally:
             # A sealed folder cannot be emptied but by root.
             tree.remove(copy)
-        return status
+        return life
 
 
 def _check_hit(part: Path, copy: Path, temporary: Path, status: Status, factors: Path) -> None:
@@ -195,6 +204,14 @@ def _check_hit(part: Path, copy: Path, temporary: Path, status: Status, factors:
         raise BakeError(
             "verification: a fresh start does not live on the baked cache alone:\n"
             + "\n".join([*lines, *_explained(part, factors)])
+        )
+
+
+def _check_answer(expected: Answer, got: Answer) -> None:
+    if where := answer.differs(expected, got):
+        raise BakeError(
+            f"verification: a fresh start answers {answer.PROMPT!r} differently: {where}",
+            "bake again; if that fails too, this engine is not deterministic: nothing can be proven",
         )
 
 
@@ -220,10 +237,10 @@ def _report(
     plan: Plan,
     root: Path,
     made: manifest.Manifest,
-    lives: tuple[Status, Status],
+    lives: tuple[Life, Life],
     timer: Timer,
 ) -> Report:
-    compiling, verified = lives
+    compiling, verified = (life.status for life in lives)
     return Report(
         variant=plan.variant.name,
         root=str(root),
@@ -232,6 +249,7 @@ def _report(
         compiled=len(verified.compiled),
         files=len(made.files),
         bytes=made.total_bytes,
+        answer=lives[0].answer.text,
         phases=timer.seconds,
         compiling_start=compiling.phases,
         verified_start=verified.phases,

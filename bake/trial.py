@@ -1,4 +1,4 @@
-"""One life of an engine on a given root: started as the server starts it, warmed, stopped.
+"""One life of an engine on a given root: started as the server starts it, warmed, asked, stopped.
 
 Both the bake and its verification are one. Knows nothing of what is kept of it.
 """
@@ -13,10 +13,12 @@ from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from aiohttp import ClientSession
 
-from bake import warm
+from bake import answer, warm
+from bake.answer import Answer
 from bake.errors import BakeError
 from bake.progress import Timer
 from serve.command import Command, Place, build, engine_environment, served_names
@@ -38,6 +40,7 @@ MESSAGES = {
     errno.EROFS: ("the disk is read-only", "PREHEAT_BAKED_ROOT names a folder that can be written"),
     errno.EACCES: ("may not be written", "PREHEAT_BAKED_ROOT names a folder that can be written"),
 }
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,14 @@ class Trial:
         return replace(command, env={**inherited, "TMPDIR": str(self.scratch), **self.env})
 
 
+@dataclass(frozen=True)
+class Life:
+    """How an engine stood when it was warm, and what it then said to the fixed prompt."""
+
+    status: Status
+    answer: Answer
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """An empty temporary folder: what lies in the usual one must not help, nor be missed later."""
@@ -67,8 +78,8 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-def live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Status:
-    """Start, warm and stop an engine, a phase each. How it stood when it was warm.
+def live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Life:
+    """Start, warm and stop an engine, a phase each; once it is warm, ask it the fixed prompt.
 
     :raises EngineFailed: it did not become ready, or died.
     :raises BakeError: it does not answer as it should.
@@ -77,7 +88,7 @@ def live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Status:
     return asyncio.run(_interruptible(_live(trial, timer, names)))
 
 
-async def _live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Status:
+async def _live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Life:
     model = served_names(trial.plan.model, trial.plan.variant)[0]
     command = trial.command
     # As the server starts it: forked where it forks, since that too can change a key.
@@ -89,25 +100,25 @@ async def _live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Stat
 
 async def _warmed(
     engine: Engine, session: ClientSession, plan: Plan, timer: Timer, names: tuple[str, str, str]
-) -> Status:
+) -> Life:
     model = served_names(plan.model, plan.variant)[0]
     running = asyncio.create_task(engine.run())
     try:
         with timer.phase(names[0]):
             await _until_ready(engine, running, timer)
         with timer.phase(names[1]):
-            await _beside(running, _warm(session, model, plan, timer))
-        status = engine.status
+            said = await _beside(running, _warm(session, model, plan, timer))
+        life = Life(engine.status, said)
         with timer.phase(names[2]):
             engine.stop()
             await running
     finally:
         engine.stop()
         await asyncio.wait({running})
-    return status
+    return life
 
 
-async def _interruptible(work: Coroutine[None, None, Status]) -> Status:
+async def _interruptible(work: Coroutine[None, None, T]) -> T:
     """``work``; at SIGTERM or Ctrl-C only that is cancelled, so that it can stop its engine.
 
     Raising out of the loop would cancel the supervisor too, and leave the engine to its keeper.
@@ -142,7 +153,7 @@ async def _until_ready(engine: Engine, running: "asyncio.Task[None]", timer: Tim
             raise EngineFailed("the engine stopped before it was ready")
 
 
-async def _beside(running: "asyncio.Task[None]", work: Coroutine[None, None, None]) -> None:
+async def _beside(running: "asyncio.Task[None]", work: Coroutine[None, None, T]) -> T:
     """``work``, given up as soon as the engine is gone; an engine's death explains its failure."""
     task = asyncio.create_task(work)
     try:
@@ -154,16 +165,18 @@ async def _beside(running: "asyncio.Task[None]", work: Coroutine[None, None, Non
             dead = running.exception()
             tail = dead.tail if isinstance(dead, EngineFailed) else ()
             raise EngineFailed(f"the engine died while it was warmed: {failed or dead}", tail)
-        task.result()
+        return task.result()
     finally:
         task.cancel()
         await asyncio.wait({task})
 
 
-async def _warm(session: ClientSession, model: str, plan: Plan, timer: Timer) -> None:
+async def _warm(session: ClientSession, model: str, plan: Plan, timer: Timer) -> Answer:
     variant = plan.variant
     limits = await warm.limits_of(session, variant.max_num_batched_tokens, variant.max_num_seqs)
     await warm.run(session, model, warm.rounds(limits), timer.progress.step)
+    timer.progress.step("the fixed prompt")
+    return answer.parse(await warm.ask(session, answer.request(model), "the fixed prompt"))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ the length that is meant.
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
@@ -49,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Request:
-    """One request: a path and its JSON body without the model's name."""
+    """One request: a path and its JSON body; those of a round leave the model's name out."""
 
     path: str
     body: dict[str, Any]
@@ -159,19 +159,24 @@ async def run(
     """
     for number, one in enumerate(several, start=1):
         step(one.name, number, len(several))
-        asked = [_ask(session, model, request, one.name) for request in one.requests]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        for failed in filter(None, answers):
-            raise failed
+        named = [replace(r, body={"model": model, **r.body}) for r in one.requests]
+        asked = [ask(session, request, f"warm-up, {one.name}") for request in named]
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise answer
 
 
-async def _ask(session: ClientSession, model: str, request: Request, name: str) -> None:
-    body = {"model": model, **request.body}
+async def ask(session: ClientSession, request: Request, what: str) -> bytes:
+    """The body of the engine's answer to one request, which names its model.
+
+    :raises BakeError: saying ``what`` was asked, and that there was no answer or an error.
+    """
     try:
-        async with session.post(request.path, json=body, timeout=REQUEST) as answer:
-            said = (await answer.read()).decode(errors="replace")
-            status = answer.status
+        async with session.post(request.path, json=request.body, timeout=REQUEST) as answer:
+            said, status = await answer.read(), answer.status
     except (ClientError, OSError, TimeoutError) as error:
-        raise BakeError(f"warm-up, {name}: {error or type(error).__name__}") from error
+        raise BakeError(f"{what}: {error or type(error).__name__}") from error
     if status != 200:
-        raise BakeError(f"warm-up, {name}: the engine answered {status}: {said[:500]}")
+        told = said.decode(errors="replace")[:500]
+        raise BakeError(f"{what}: the engine answered {status}: {told}")
+    return said

@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ START = (
     "[core.py:402] init engine (profile, create kv cache, warmup model) took 6.53 s",
     "INFO:     Application startup complete.",
 )
+VOCABULARY = 16384
 MODEL = {"id": "tiny", "object": "model", "max_model_len": 64}
 CORE = "(EngineCore pid=12) ERROR 11-21 03:55:30 [core.py:1] "
 TRACEBACK = (
@@ -153,6 +155,8 @@ class FakeEngine:
             choice = {"index": 0, "finish_reason": "length"}
             whole = "".join(tokens)
             choice |= {"message": message(whole)} if chat else {"text": whole}
+            if asked.get("return_token_ids"):
+                choice |= {"prompt_token_ids": ids(said), "token_ids": ids(*tokens)}
             kind = "chat.completion" if chat else "text_completion"
             body = {"id": "1", "object": kind, "created": 1, "model": "tiny", "choices": [choice]}
             await answer_json(channel, body)
@@ -169,6 +173,11 @@ class FakeEngine:
         self.answered += 1
         if self.options.crash_after is not None and self.answered == 1:
             asyncio.get_running_loop().call_later(self.options.crash_after, os._exit, 3)
+
+
+def ids(*tokens: str) -> list[int]:
+    """A number for each text, the same in every process."""
+    return [zlib.crc32(token.encode()) % VOCABULARY for token in tokens]
 
 
 def event(value: object) -> bytes:

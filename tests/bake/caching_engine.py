@@ -89,6 +89,28 @@ def fill() -> None:
             pass
 
 
+def wander() -> None:
+    """One token of a long answer is another."""
+    known = fake_engine.ids
+
+    def ids(*tokens: str) -> list[int]:
+        found = known(*tokens)
+        return [*found[:20], 7, *found[21:]] if len(found) > 20 else found
+
+    fake_engine.ids = ids
+
+
+def stutter() -> None:
+    """The same tokens, but the last is never said."""
+    known = fake_engine.ids
+    fake_engine.ids = lambda *tokens: known(*tokens)[:47]
+
+
+def mute() -> None:
+    """An engine that knows nothing of token ids."""
+    fake_engine.ids = lambda *_: None
+
+
 # While verified; `fill` while baked.
 FAULTS: dict[str, Callable[[], None]] = {
     "refused": refuse,
@@ -96,6 +118,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     "scribbles": scribble,
     "stray": stray,
     "tampers": tamper,
+    "wanders": wander,
+    "stutters": stutter,
 }
 
 
@@ -106,6 +130,8 @@ def main() -> int:
     if asked.fault == "fills" and not FORCED:
         fill()
         asked.fault = "unsaved"
+    if asked.fault == "mute":
+        mute()
     lines = tuple(graphs(asked.fault))
     if FORCED and asked.fault in FAULTS:
         FAULTS[asked.fault]()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bake import tree
+from bake import answer, tree
 from bake.__main__ import main
 from bake.baking import bake_all
 from bake.cache import report_path
@@ -24,7 +24,7 @@ from serve import baked, identity, manifest
 from serve.errors import EngineFailed
 from serve.keeper import descendants
 from serve.settings import Settings, read_settings
-from tests.bake.faked import NAME, fakes
+from tests.bake.faked import MODEL, NAME, fakes
 from tests.serve.live import assert_gone, wait_for
 
 FAKED = Path(__file__).with_name("faked.py")
@@ -116,6 +116,19 @@ def test_the_identity_and_the_factors_are_in_the_root(bake):
     assert {record["graph"] for record in read(root).records} == {"backbone", "eagle_head"}
 
 
+def test_what_the_engine_said_is_in_the_root_and_listed_and_can_be_asked_for_again(bake):
+    root = bake()
+    listed = {entry.path for entry in manifest.parse(manifest.read(root)).files}
+    assert answer.FILE in listed
+    recorded = answer.load((root / answer.FILE).read_bytes())
+    assert (recorded.path, recorded.body) == (
+        "/v1/completions",
+        answer.request(MODEL).body,
+    )
+    assert len(recorded.token_ids) == answer.TOKENS
+    assert json.loads(report_path(root).read_text())["answer"] == recorded.text
+
+
 def test_a_second_bake_replaces_the_first(bake, tmp_path):
     first = bake()
     before = (first / manifest.NAME).stat().st_ino
@@ -134,6 +147,12 @@ FAULTS = {
     "stray": ["compiled outside the root", "header.h.gch"],
     "no-records": ["no key factors were recorded for"],
     "unsaved": ["compiled no graph that can be saved"],
+    "wanders": [
+        "answers 'The capital of France is' differently: token 20 of 48: expected",
+        "got 7",
+    ],
+    "stutters": ["token 47 of 48: expected", "got the end"],
+    "mute": ["no answer to record: choices.0.prompt_token_ids: "],
 }
 
 
