@@ -211,7 +211,7 @@ def _check_answer(expected: Answer, got: Answer) -> None:
     if where := answer.differs(expected, got):
         raise BakeError(
             f"verification: a fresh start answers {answer.PROMPT!r} differently: {where}",
-            "bake again; if that fails too, this engine is not deterministic: nothing can be proven",
+            "bake again; if that fails too, the engine is not deterministic, and cannot be proven",
         )
 
 
