@@ -38,6 +38,9 @@ CPU_ENVIRONMENT = {
     # vLLM binds the worker to its cores by this variable; where it is not set, Intel's OpenMP
     # binds whatever is forked, front end and core too, to the first of them.
     "KMP_AFFINITY": "none",
+    # Requests to the worker go through 10 chunks of these in shared memory: 160 MiB by default,
+    # and a container has 64. What is larger goes by socket (see also plugin/shared_queue.py).
+    "VLLM_MQ_MAX_CHUNK_BYTES_MB": "2",
 }
 
 # What an engine may inherit from the process that starts it. All else, and above all any

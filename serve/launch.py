@@ -219,7 +219,11 @@ class Zygote:
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
         self._connection = await self._connect()
-        return self._connection is not None and await self._connection[0].readline() == READY
+        try:
+            return self._connection is not None and await self._connection[0].readline() == READY
+        except ConnectionError:
+            # It died with our connection in its queue.
+            return False
 
     async def launch(self, argv: Sequence[str], env: Mapping[str, str], grace: float) -> Forked:
         """Ask for a fork on the connection that said ready."""

@@ -19,6 +19,7 @@ from serve.plugin import (
     frozen,
     identity,
     kernel_scan,
+    shared_queue,
     torchvision_ops,
     winners,
 )
@@ -100,6 +101,13 @@ KERNEL_SCAN = Patch(
     kernel_scan.needed,
     kernel_scan.apply,
 )
+SHARED_QUEUE = Patch(
+    "shared_queue",
+    "the worker's answers reserve 240 MiB of /dev/shm, and a container has 64",
+    {"vllm": "0.32.0"},
+    shared_queue.needed,
+    shared_queue.apply,
+)
 FROZEN = Patch(
     "frozen",
     "serving from a baked root: no lock is taken in it, and no header is compiled for nothing",
@@ -130,6 +138,7 @@ PATCHES = (
     DECODE_LAYOUT,
     EXPAND_VALUES,
     KERNEL_SCAN,
+    SHARED_QUEUE,
     FROZEN,
     WINNERS,
     IDENTITY,
