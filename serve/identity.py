@@ -58,7 +58,8 @@ class ModelId(Part):
 class Device(Part):
     """What was compiled for. ``presented`` is the name that torch was told, ``name`` the true one.
 
-    ``isa`` holds the CPU's flags that decide which code is generated; a GPU has none.
+    ``isa`` holds the CPU's flags that decide which code is generated; a GPU has none. Where a GPU
+    is asked for and none is there, name and facts are empty: nothing is assumed of it.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -118,9 +119,14 @@ class Rejected:
     reasons: tuple[Reason, ...]
 
 
+def as_json(identity: Identity) -> dict[str, Any]:
+    """As it stands in the file, for programs."""
+    return identity.model_dump(mode="json", by_alias=True)
+
+
 def dump(identity: Identity) -> bytes:
     """Canonical JSON: equal identities, equal bytes."""
-    tree = identity.model_dump(mode="json", by_alias=True)
+    tree = as_json(identity)
     return (json.dumps(tree, sort_keys=True, separators=(",", ":")) + "\n").encode()
 
 
@@ -174,6 +180,8 @@ def _device(baked: Device, here: Device) -> str | None | tuple[Reason, ...]:
         return (Reason("device", baked.kind, here.kind),)
     if baked.kind == "cpu":
         return _instructions(baked, here) or None
+    if not here.name:
+        return (Reason("device name", baked.presented, "no GPU"),)
     if not baked.name == baked.presented == here.name:
         return _sibling(baked, here)
     return (
@@ -235,9 +243,18 @@ def _shown(value: object) -> str:
 
 
 def here(plan: Plan) -> Identity:
-    """The identity that a bake of ``plan`` on this machine would have, its graphs left out."""
+    """The identity that a bake of ``plan`` on this machine would have, its graphs left out.
+
+    :raises ServeError: the checkpoint, or what tells of the CPU, cannot be read.
+    """
+    try:
+        return _here(plan, (plan.model.path / "config.json").read_bytes())
+    except OSError as error:
+        raise ServeError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
+def _here(plan: Plan, config: bytes) -> Identity:
     command = build(plan.variant, plan.model, plan.target, _anywhere(plan))
-    config = (plan.model.path / "config.json").read_bytes()
     return Identity(
         schema=1,
         variant=VariantId(name=plan.variant.name, digest=plan.variant.digest),
@@ -263,9 +280,11 @@ def _anywhere(plan: Plan) -> Place:
 def device_here(plan: Plan) -> Device:
     """The device of this machine that ``plan`` serves on."""
     if plan.target.device == "cpu":
-        name, flags = parse_cpuinfo(CPUINFO.read_text(encoding="utf-8"))
+        name, flags = parse_cpuinfo(CPUINFO.read_text(encoding="utf-8", errors="replace"))
         return Device(kind="cpu", name=name, presented=name, isa=flags)
-    name = plan.gpu.name if plan.gpu else "none"
+    if plan.gpu is None:
+        return Device(kind="cuda", name="", presented="")
+    name = plan.gpu.name
     known = listed(name)
     return Device(
         kind="cuda",
@@ -289,7 +308,9 @@ def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
 
 def _capability() -> str | None:
     try:
-        done = subprocess.run(CAPABILITY, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(
+            CAPABILITY, capture_output=True, errors="replace", timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     lines = done.stdout.split() if done.returncode == 0 else []

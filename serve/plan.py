@@ -9,6 +9,7 @@ from typing import Any
 
 from serve import __version__
 from serve.command import Command, Place, build, engine_environment
+from serve.errors import ConfigError
 from serve.model import Model, find_model, load_model
 from serve.settings import Settings
 from serve.target import Gpu, Target, choose_target, probe_gpu
@@ -94,7 +95,12 @@ def make_plan(settings: Settings, python: Path, socket: Path) -> Plan:
     target = choose_target(settings.target, gpu, settings.experiments)
     source = find_model(settings.model or target.default_model, settings.experiments)
     model = load_model(source)
-    place = Place(python, (settings.cache_root / variant.name).resolve(), socket)
+    try:
+        cache_root = (settings.cache_root / variant.name).resolve()
+    except (OSError, RuntimeError) as error:
+        # Links that lead in a circle; a relative path where the working directory is gone.
+        raise ConfigError(f"PREHEAT_CACHE_ROOT={settings.cache_root}: {error}") from error
+    place = Place(python, cache_root, socket)
     return Plan(variant, model, target, gpu, build(variant, model, target, place))
 
 

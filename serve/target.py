@@ -104,7 +104,7 @@ def choose_target(name: str | None, gpu: Gpu | None, experiments: Path) -> Targe
 def probe_gpu() -> Gpu | None:
     """The first GPU that nvidia-smi lists, or None where there is none."""
     try:
-        done = subprocess.run(QUERY, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(QUERY, capture_output=True, errors="replace", timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return parse_gpu(done.stdout) if done.returncode == 0 else None

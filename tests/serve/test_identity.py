@@ -290,6 +290,13 @@ def test_an_arm_machine_is_read_too():
     assert flags == ("asimd", "bf16", "i8mm", "sve")
 
 
+def test_a_baked_gpu_cache_where_no_gpu_is_is_refused_by_that():
+    baked = ident(device=gpu("NVIDIA A10G"))
+    verdict = match(baked, ident(device=identity.Device(kind="cuda", name="", presented="")))
+    assert isinstance(verdict, Rejected)
+    assert [*map(str, verdict.reasons)] == ["device name: baked NVIDIA A10G, here no GPU"]
+
+
 def test_this_machine_has_a_name(tmp_path):
     found = here(plan(tmp_path, Path("/a"))).device
     assert found.kind == "cpu"
