@@ -9,10 +9,11 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
-from serve import __version__
+from serve import __version__, identity
 from serve.baked import retuned, settle, tell
 from serve.cli import run_verb
 from serve.command import engine_environment
@@ -82,7 +83,7 @@ def _run(parsed: argparse.Namespace) -> int:
             Thread(target=read_ahead, args=(plan.model.path,), daemon=True).start()
             from serve.run import run
 
-            settled = settle(plan, settings)
+            settled = settle(plan, settings, can_bake=_can_bake())
             if settings.retune:
                 settled = retuned(settled, Path(folder))
             return run(settings, settled.within(os.environ), launcher, os.environ)
@@ -91,10 +92,13 @@ def _run(parsed: argparse.Namespace) -> int:
 def _check(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed, os.environ)
     # A run makes its folder anew; RUN is all that it would print otherwise.
-    plan = settle(_plan(settings, Path(tempfile.gettempdir()) / "preheat-RUN"), settings)
+    plan = _plan(settings, Path(tempfile.gettempdir()) / "preheat-RUN")
+    plan = settle(plan, settings, can_bake=_can_bake())
     env = engine_environment(plan.command, os.environ)
     if parsed.json:
-        print(json.dumps({**plan.describe(), "argv": plan.command.argv, "env": env}, indent=2))
+        told = plan.describe() | {"argv": plan.command.argv, "env": env}
+        told["identity"] = identity.as_json(identity.here(plan))
+        print(json.dumps(told, indent=2))
         return 0
     for dropped in plan.command.dropped:
         print(f"# {dropped}")
@@ -120,6 +124,11 @@ def _env(parsed: argparse.Namespace) -> int:
 
 def _plan(settings: Settings, folder: Path) -> Plan:
     return make_plan(settings, Path(sys.executable), folder / "engine.sock")
+
+
+def _can_bake() -> bool:
+    """Whether ``preheat bake`` is there: the image ships without."""
+    return find_spec("bake") is not None
 
 
 if __name__ == "__main__":

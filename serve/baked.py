@@ -10,6 +10,7 @@ Everything is checked before vLLM starts, because reading such a file is running
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 FORCED = {"VLLM_FORCE_AOT_LOAD": "1"}
 # Of many files that differ, a person needs the first few.
 TOLD = 3
+NO_GPU = "nvidia-smi lists no GPU here; a container is given one by: docker run --gpus all"
+# Beside a root while it is made (``bake.tree``).
+UNFINISHED = (".part", ".old")
 
 
 class CacheRefused(ServeError):
@@ -137,16 +141,22 @@ def choose(found: Found, verdict: Accepted | Rejected | None) -> Baked | Cold:
     return Cold(tuple(map(str, verdict.reasons)) if verdict else ("nobody compared its identity",))
 
 
-def settle(plan: Plan, settings: Settings) -> Plan:
+def settle(plan: Plan, settings: Settings, *, can_bake: bool = True) -> Plan:
     """``plan`` by the policy: with the baked cache, or as it is with the reasons why not.
 
-    Reads and hashes the root, changes nothing: it may run beside anything else.
+    Reads and hashes the root, changes nothing: it may run beside anything else. ``can_bake``:
+    whether what a person is told to do next may be ``preheat bake``, which the image lacks.
 
     :raises CacheRefused: the policy is ``require``, and there is none to use.
     :raises ConfigError: PREHEAT_TRUSTED_KEYS holds no keys, or they cannot be used.
     """
     policy = settings.cache_policy
-    baked = settings.baked_root.absolute()
+    try:
+        baked = settings.baked_root.absolute()
+    except OSError as error:
+        raise ConfigError(
+            f"PREHEAT_BAKED_ROOT={settings.baked_root}: no working directory"
+        ) from error
     root = root_of(baked, plan.target.name, plan.model.name, plan.variant.name)
     if policy == "off":
         return replace(plan, cache=Cache(policy, root))
@@ -157,7 +167,10 @@ def settle(plan: Plan, settings: Settings) -> Plan:
     choice = choose(found, verdict)
     if isinstance(choice, Cold):
         if policy == "require":
-            raise CacheRefused(_refusal(root, choice.reasons), _next_step(found, plan))
+            hint = next_step(found, root.name, baked_beside(root), can_bake=can_bake)
+            if plan.target.device == "cuda" and plan.gpu is None:
+                hint = NO_GPU
+            raise CacheRefused(_refusal(root, choice.reasons), hint)
         absent = isinstance(found, Absent)
         return replace(plan, cache=Cache(policy, root, reasons=choice.reasons, absent=absent))
     return replace(
@@ -205,11 +218,29 @@ def _refusal(root: Path, reasons: tuple[str, ...]) -> str:
     return f"PREHEAT_CACHE_POLICY=require, and {root} cannot be used:{lines}"
 
 
-def _next_step(found: Found, plan: Plan) -> str:
-    bake = f"preheat bake cache {plan.variant.name}"
+def baked_beside(root: Path) -> tuple[str, ...]:
+    """Variants that are baked where ``root`` would be; not those being made or replaced."""
+    try:
+        names = [path.parent.name for path in root.parent.glob(f"*/{manifest.NAME}")]
+    except OSError:
+        return ()
+    return tuple(sorted(name for name in names if not name.endswith(UNFINISHED)))
+
+
+def next_step(found: Found, variant: str, others: Sequence[str], *, can_bake: bool) -> str:
+    """What a person can do about a root that cannot be used, where they are."""
+    bake, build = f"preheat bake cache {variant}", f"make build VARIANTS={variant}"
     if isinstance(found, Absent):
-        return f"{bake}; or import one: preheat bake cache-import FILE"
-    return f"bake it here: {bake}; or start cold: PREHEAT_CACHE_POLICY=prefer"
+        there = [f"VARIANT={name}" for name in others if name != variant]
+        instead = f"; baked are: {', '.join(there)}" if there else ""
+        if can_bake:
+            return f"{bake}; or import one: preheat bake cache-import FILE{instead}"
+        return f"bake it into the image: {build}{instead or '; no variant is baked in'}"
+    if can_bake:
+        return f"bake it here: {bake}; or start cold: PREHEAT_CACHE_POLICY=prefer"
+    if isinstance(found, Unfit):
+        return f"this image was changed or damaged: load it again, or build it: {build}"
+    return f"bake it into an image on a machine like this one: {build}"
 
 
 def tell(cache: Cache) -> list[tuple[int, str]]:

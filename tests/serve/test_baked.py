@@ -20,8 +20,10 @@ from serve.baked import (
     Found,
     Sound,
     Unfit,
+    baked_beside,
     choose,
     inspect,
+    next_step,
     retuned,
     settle,
     tell,
@@ -32,6 +34,8 @@ from serve.plan import Cache, Plan, make_plan
 from serve.settings import Settings, read_settings
 from tests.serve.checkpoints import checkpoint
 from tests.serve.roots import FILES, fill
+
+SOUND = Sound(Path("/"), identity=None, key=None, files=1, total_bytes=1, seconds=0.1)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -121,6 +125,62 @@ def test_require_refuses_without_a_root_and_says_how_to_get_one(settings: Settin
     assert refused.value.exit_code == 1
     assert "no baked root" in str(refused.value)
     assert "hint: preheat bake cache baseline; or import one" in str(refused.value)
+
+
+def test_in_the_image_which_cannot_bake_it_says_so_and_which_variants_are_in_it(
+    settings: Settings, root: Path
+) -> None:
+    require = with_policy(settings, "require").model_copy(update={"variant": "seq8"})
+    for name in ("seq8-best.part", "seq8-best.old"):
+        fill(root.with_name(name), {manifest.NAME: b"{}"})
+    (root.parent / "empty").mkdir()
+    (root.parent / "seq8.report.json").touch()
+    with pytest.raises(CacheRefused) as refused:
+        settle(planned(require), require, can_bake=False)
+    build = "make build VARIANTS=seq8"
+    assert refused.value.hint == f"bake it into the image: {build}; baked are: VARIANT=baseline"
+    assert baked_beside(root) == ("baseline",)
+    assert baked_beside(settings.baked_root / "no" / "such" / "root") == ()
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_the_next_step(settings: Settings) -> None:
+    require = with_policy(settings, "require").model_copy(update={"target": "a10g"})
+    with pytest.raises(CacheRefused) as refused:
+        settle(planned(require), require, can_bake=False)
+    assert "docker run --gpus all" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("found", "others", "can_bake", "hint"),
+    [
+        (Absent(Path("/r")), (), True, "preheat bake cache v; or import one: "),
+        (Absent(Path("/r")), ("a", "b"), True, "FILE; baked are: VARIANT=a, VARIANT=b"),
+        (Absent(Path("/r")), (), False, "VARIANTS=v; no variant is baked in"),
+        (Absent(Path("/r")), ("v",), False, "VARIANTS=v; no variant is baked in"),
+        (Unfit(Path("/r"), ("x",)), (), True, "bake it here: preheat bake cache v; or start cold"),
+        (Unfit(Path("/r"), ("x",)), ("a",), False, "this image was changed or damaged: load it"),
+        (SOUND, (), False, "on a machine like this one: make build VARIANTS=v"),
+    ],
+)
+def test_the_next_step_is_one_that_can_be_taken_where_it_is_told(
+    found: Found, others: tuple[str, ...], can_bake: bool, hint: str
+) -> None:
+    told = next_step(found, "v", others, can_bake=can_bake)
+    assert hint in told
+    assert can_bake or "preheat bake" not in told
+
+
+def test_a_relative_root_without_a_working_directory_is_named(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relative = settings.model_copy(update={"baked_root": Path("baked")})
+    plan = planned(relative)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="PREHEAT_BAKED_ROOT=baked: no working directory"):
+        settle(plan, relative)
 
 
 def test_require_starts_from_a_sound_root_and_has_nothing_to_fall_back_on(
@@ -255,9 +315,6 @@ def test_a_root_may_be_reached_by_a_link_and_is_used_where_it_is(
     (tmp_path / "link").symlink_to(settings.baked_root)
     env = settle(planned(linked), linked).command.env
     assert env["VLLM_CACHE_ROOT"] == str(root / "vllm")
-
-
-SOUND = Sound(Path("/"), identity=None, key=None, files=1, total_bytes=1, seconds=0.1)  # type: ignore[arg-type]
 
 
 def test_retuned_it_starts_from_a_copy_in_the_runs_own_folder(

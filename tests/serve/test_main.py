@@ -10,9 +10,10 @@ import pytest
 
 import preheat
 from serve import __main__ as command_line
-from serve import __version__
+from serve import __version__, identity
 from serve.__main__ import main
 from serve.errors import ConfigError
+from serve.plan import make_plan
 from serve.settings import read_settings, reference
 from tests.serve.checkpoints import checkpoint
 
@@ -55,6 +56,87 @@ def test_check_for_programs_tells_argv_and_environment(
     assert told["variant"] == "baseline"
     assert told["argv"][0] == sys.executable
     assert told["env"]["VLLM_PLUGINS"] == "preheat"
+
+
+def test_check_for_programs_tells_the_identity_as_a_baked_root_would_hold_it(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("check", "seq8-best", "--target", "cpu", "--model", str(tiny), "--json")
+    told = json.loads(said(capsys, *asked))["identity"]
+    raw = json.dumps(told).encode()
+    assert json.loads(identity.dump(identity.parse(raw))) == told
+    plan = make_plan(
+        read_settings({"VARIANT": "seq8-best", "TARGET": "cpu", "MODEL": str(tiny)}),
+        Path(sys.executable),
+        tiny / "engine.sock",
+    )
+    assert identity.parse(raw) == identity.here(plan)
+    assert told["schema"] == 1
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder where programs are looked for: empty, as on a machine without a GPU."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def nvidia_smi(folder: Path, script: bytes) -> None:
+    (folder / "nvidia-smi").write_bytes(script)
+    (folder / "nvidia-smi").chmod(0o755)
+
+
+def device(capsys: pytest.CaptureFixture[str], tiny: Path) -> dict[str, object]:
+    """What ``check`` tells of the device of an A10G's target."""
+    asked = ("check", "seq8-best", "--target", "a10g", "--model", str(tiny), "--json")
+    told: dict[str, object] = json.loads(said(capsys, *asked))["identity"]["device"]
+    return told
+
+
+def test_a_machine_without_a_gpu_tells_the_rest_of_a_gpus_identity(
+    tiny: Path, tools: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = {"kind": "cuda", "name": "", "presented": "", "isa": []}
+    nothing |= {"capability": None, "multiprocessors": None}
+    assert device(capsys, tiny) == nothing
+    # A driver's library without a GPU; a file of another architecture; a folder.
+    nvidia_smi(tools, b"#!/bin/sh\necho 'No devices were found'; exit 6\n")
+    assert device(capsys, tiny) == nothing
+    nvidia_smi(tools, b"\x7fELF garbage")
+    assert device(capsys, tiny) == nothing
+
+
+def test_a_gpu_that_is_there_is_told_whatever_its_name_is_spelled_in(
+    tiny: Path, tools: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nvidia_smi(tools, b"#!/bin/sh\nprintf 'NVIDIA \\377, 23028, 22000\\n'\n")
+    assert device(capsys, tiny)["name"] == "NVIDIA \ufffd"
+
+
+def test_paths_that_lead_nowhere_are_named_and_no_traceback(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = tiny.parent / "loop"
+    loop.symlink_to(loop)
+    monkeypatch.setenv("PREHEAT_CACHE_ROOT", str(loop))
+    asked = ("check", "baseline", "--target", "cpu", "--model", str(tiny), "--json")
+    assert f"PREHEAT_CACHE_ROOT={loop}: " in said(capsys, *asked, status=2)
+    monkeypatch.delenv("PREHEAT_CACHE_ROOT")
+    monkeypatch.setattr(identity, "CPUINFO", tiny / "no-such")
+    assert "no-such: cannot be read" in said(capsys, *asked, status=1)
+
+
+def test_without_the_package_that_bakes_nobody_is_told_to_use_it(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREHEAT_CACHE_POLICY", "require")
+    asked = ("check", "baseline", "--target", "cpu", "--model", str(tiny))
+    assert "hint: preheat bake cache baseline" in said(capsys, *asked, status=1)
+    monkeypatch.setattr(command_line, "find_spec", lambda _name: None)
+    told = said(capsys, *asked, status=1)
+    assert "hint: bake it into the image: make build VARIANTS=baseline" in told
 
 
 def test_check_tells_which_compile_cache_a_start_would_use_and_refuses_as_a_start_would(
