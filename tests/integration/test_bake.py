@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bake import tree
+from bake import answer, tree
 from bake.explain import read
-from scripts.served import served
+from scripts.served import Served, served
 from serve import baked, identity, manifest
 from serve.identity import Rejected
 from serve.plan import make_plan
@@ -23,6 +24,7 @@ from tests.integration.conftest import settings
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
 
 GRAPHS = {"backbone", "eagle_head"}
+ASK = (sys.executable, "-I", "-S", str(REPOSITORY / "serve" / "ask.py"))
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +71,42 @@ def read_only(root: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(root)], check=True)
 
 
+def asked(running: Served, recorded: answer.Recorded) -> bytes:
+    """What the gateway answers to the recorded request, by the script that is in the image."""
+    done = subprocess.run(
+        [*ASK, recorded.path, json.dumps(recorded.body), "--timeout", "60"],
+        env={"PORT": running.url.rpartition(":")[2]},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def drafts(running: Served) -> tuple[float, float]:
+    """Tokens drafted and accepted so far."""
+    said = running.get("/metrics").decode()
+    names = ("num_draft_tokens", "num_accepted_tokens")
+    found = [re.search(rf"^vllm:spec_decode_{n}_total\S* (\S+)$", said, re.M) for n in names]
+    drafted, accepted = (float(one[1]) for one in found if one)
+    return drafted, accepted
+
+
 def test_a_fresh_process_loaded_all_that_was_baked_and_compiled_nothing(report, root):
     assert (report["compiled"], report["loaded"], len(report["graphs"])) == (0, 2, 2)
     found = baked.inspect(root, {})
     assert isinstance(found, baked.Sound), found
     assert {graph.name for graph in found.identity.graphs} == GRAPHS
+
+
+def test_what_the_compiling_engine_said_is_recorded_listed_and_long_enough(report, root):
+    recorded = answer.load((root / answer.FILE).read_bytes())
+    assert answer.FILE in {entry.path for entry in manifest.parse(manifest.read(root)).files}
+    assert len(recorded.token_ids) == answer.TOKENS
+    assert recorded.text == report["answer"]
+    assert recorded.text.startswith(" Paris")
+    # Not one token over and over: that would be the same whatever was computed.
+    assert len(set(recorded.token_ids)) > 10
 
 
 def test_the_key_of_each_graph_can_be_made_from_its_recorded_factors(root):
@@ -91,6 +124,14 @@ def test_the_server_starts_from_it_on_a_read_only_disk(where, root, tmp_path):
         cache = json.loads(running.get("/ready"))["compile_cache"]
         assert cache == {"loaded": 2, "compiled": 0, "refused": []}
         assert json.loads(running.get("/variant"))["cache"]["used"] is True
+        # As an image is verified, and a second time: what was asked before changes nothing.
+        recorded = answer.load((root / answer.FILE).read_bytes())
+        drafted, accepted = drafts(running)
+        for _ in range(2):
+            assert answer.differs(recorded, answer.parse(asked(running, recorded))) == ""
+        # Drafts that were taken and drafts that were not: both paths say the same.
+        more_drafted, more_accepted = drafts(running)
+        assert 0 < more_accepted - accepted < more_drafted - drafted
     assert manifest.verify(root) == []
 
 
