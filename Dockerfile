@@ -35,7 +35,7 @@ COPY constraints.txt /build/
 COPY deploy/image/without-${TARGET}.txt /build/excluded.txt
 RUN UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --compile-bytecode \
       $([ "${TARGET}" = cuda ] && echo torch==2.13.0 || echo torch==2.13.0+cpu) \
- && touch /build/torch-is-in
+ && cd /opt/venv && find . -type f | sort > /build/torch.files
 
 
 FROM torch AS vllm
@@ -44,8 +44,8 @@ COPY pyproject.toml /build/
 RUN UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --compile-bytecode \
       --requirements /build/pyproject.toml \
       --extra $([ "${TARGET}" = cuda ] && echo gpu || echo cpu) --extra sign \
- && cd /opt/venv && find . -type f -cnewer /build/torch-is-in -print0 \
-      | tar --create --null --files-from=- | (mkdir /opt/rest && tar --extract --directory=/opt/rest)
+ && mkdir /opt/rest && cd /opt/venv && find . -type f | sort | comm -13 /build/torch.files - \
+      | tar --create --files-from=- | tar --extract --directory=/opt/rest
 
 
 FROM vllm AS package
@@ -82,7 +82,9 @@ CMD ["serve", "run"]
 
 FROM engine AS model
 ARG MODEL=tiny
-ENV MODEL=${MODEL}
+# A file of experiments/targets: what the caches are baked for.
+ARG SERVES=cpu
+ENV MODEL=${MODEL} TARGET=${SERVES}
 COPY weights/${MODEL} /opt/preheat/weights/${MODEL}
 
 

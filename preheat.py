@@ -4,11 +4,12 @@ import importlib
 import sys
 
 COMMANDS = {
-    "bake": "make, check and ship what a variant starts from",
-    "serve": "run a variant: gateway and engine",
+    "bake": ("bake", "make, check and ship what a variant starts from"),
+    "image": ("bake.image", "build, verify and run the container image"),
+    "serve": ("serve", "run a variant: gateway and engine"),
 }
 USAGE = "usage: preheat COMMAND …\n\n" + "\n".join(
-    f"  {name:8} {sentence}" for name, sentence in COMMANDS.items()
+    f"  {name:8} {sentence}" for name, (_, sentence) in COMMANDS.items()
 )
 
 
@@ -21,5 +22,6 @@ def main() -> int:
     if arguments[0] not in COMMANDS:
         print(f"preheat: no command {arguments[0]!r}\n{USAGE}", file=sys.stderr)
         return 2
+    package, _ = COMMANDS[arguments[0]]
     # Imported late: the image ships only some of the packages.
-    return int(importlib.import_module(f"{arguments[0]}.__main__").main(arguments[1:]))
+    return int(importlib.import_module(f"{package}.__main__").main(arguments[1:]))

@@ -1,0 +1,314 @@
+"""``preheat image VERB``: the appliance as a container image."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bake.archive import Limits
+from bake.baking import terminated_as_interrupted
+from bake.errors import BakeError
+from bake.progress import Timer, shown
+from bake.shipping import Terms
+from serve import __version__
+from serve.cli import run_verb
+from serve.errors import ConfigError
+from serve.model import find_model, load_model
+from serve.settings import REPOSITORY, Settings, read_settings
+from serve.signature import trusted_keys
+from serve.target import Target, choose_target, probe_gpu
+from serve.variant import known_variants, load_variant
+
+EXAMPLES = """examples:
+  preheat image build                          every variant, of the model and target that are here
+  preheat image build seq8-best --target a10g
+  preheat image verify seq8-best
+  preheat image export --out cache_import.tar.zst
+  preheat image import cache_import.tar.zst    the same image on a machine without the GPU
+  preheat image run seq8-best --port 8001
+
+IMAGE names the image (preheat), BASE_IMAGE what it stands on, BUILD_NETWORK the network that
+builds get wheels by; PIP_INDEX_URL, PIP_EXTRA_INDEX_URL and PIP_FIND_LINKS say where from.
+Exit status 0 done, 1 failed, 2 usage or configuration.
+"""
+INSTALL = "pip install 'preheat[image]'"
+BASE = "python:3.11-slim-bookworm"
+ARCHIVE = Path("cache_import.tar.zst")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Exit status 0 done, 1 failed, 2 usage, 130 interrupted."""
+    try:
+        with terminated_as_interrupted():
+            return run_verb(parser().parse_args(arguments))
+    except ModuleNotFoundError as error:
+        print(f"preheat: {error.name} is not installed\nhint: {INSTALL}", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="preheat image",
+        description="Build, verify and run the appliance as a container image.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"preheat {__version__}")
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+    build = _verb(verbs, "build", _build, "build, bake on the device, verify, tag")
+    build.add_argument("variants", nargs="*", metavar="VARIANT", help="all of them if none")
+    taken = _verb(verbs, "import", _import, "build with caches that were baked elsewhere")
+    taken.add_argument("file", type=Path, metavar="FILE", help="made by export")
+    export = _verb(verbs, "export", _export, "pack the baked caches of an image into an archive")
+    export.add_argument("--out", type=Path, default=ARCHIVE, help=f"the archive ({ARCHIVE})")
+    verify = _verb(verbs, "verify", _verify, "prove an image: read-only, offline, nothing compiled")
+    verify.add_argument("variants", nargs="*", metavar="VARIANT", help="all of its own if none")
+    _verb(verbs, "layers", _layers, "what it weighs, layer by layer")
+    for name, act, sentence in (
+        ("runtime", _runtime, "print 'docker' or 'local': what `make serve` will take, and why"),
+        ("run", _run, "serve from the image"),
+    ):
+        made = _verb(verbs, name, act, sentence)
+        made.add_argument("variant", nargs="?", help="folder of experiments/ (VARIANT)")
+        made.add_argument("--port", help="TCP port of this machine (PORT)")
+    for verb in verbs.choices.values():
+        verb.add_argument("--image", help="its name, or name:tag where one is there (IMAGE)")
+        verb.add_argument("--model", help="folder of weights/ (MODEL)")
+        verb.add_argument("--target", help="cpu, a10g, … (TARGET); detected when not given")
+    return top
+
+
+def _verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], int], sentence: str
+) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser(name, help=sentence, description=sentence)
+    made.add_argument("--json", action="store_true", help="for programs")
+    made.set_defaults(verb=run)
+    return made
+
+
+def _settings(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    """Settings from the environment, under what the command line says."""
+    names = {"VARIANT": "variant", "MODEL": "model", "TARGET": "target", "PORT": "port"}
+    said = {name: getattr(parsed, option, None) for name, option in names.items()}
+    return read_settings({**environ, **{k: v for k, v in said.items() if v is not None}})
+
+
+def _target(settings: Settings) -> Target:
+    return choose_target(settings.target, probe_gpu(), settings.experiments)
+
+
+def _wanted(parsed: argparse.Namespace, variants: Sequence[str]) -> Any:
+    """What to build, every word of it known to exist.
+
+    :raises ConfigError: one that does not.
+    """
+    from bake.image.make import Wanted
+
+    settings = _settings(parsed, os.environ)
+    target = _target(settings)
+    source = find_model(settings.model or target.default_model, settings.experiments)
+    model = load_model(source)
+    if model.path != (REPOSITORY / "weights" / model.path.name).resolve():
+        raise ConfigError(
+            f"model {model.name} lies in {model.path}: an image holds what lies in weights/",
+            f"move or copy it to {REPOSITORY / 'weights'}",
+        )
+    names = variants or known_variants(settings.experiments)
+    for name in names:
+        load_variant(name, settings.experiments)
+    return Wanted(
+        repository=REPOSITORY,
+        name=_name(parsed),
+        model=model.name,
+        target=target,
+        variants=tuple(dict.fromkeys(names)),
+        base=os.environ.get("BASE_IMAGE") or BASE,
+        network=os.environ.get("BUILD_NETWORK", ""),
+    )
+
+
+def _name(parsed: argparse.Namespace) -> str:
+    """The image's name, less a tag.
+
+    :raises ConfigError: it is none that an engine would take.
+    """
+    import re
+
+    name = parsed.image or os.environ.get("IMAGE") or "preheat"
+    if not re.fullmatch(r"[a-z0-9]+([._:/-]+[a-zA-Z0-9]+)*", name):
+        raise ConfigError(f"IMAGE={name!r} is no name of an image")
+    return str(name)
+
+
+def _tagged(parsed: argparse.Namespace) -> str:
+    """The tag to look for: as given, or the one that a build of these settings has."""
+    from bake.image.make import tag
+
+    name = _name(parsed)
+    if ":" in name.rpartition("/")[2]:
+        return name
+    settings = _settings(parsed, os.environ)
+    target = _target(settings)
+    return tag(name, target.device, Path(settings.model or target.default_model).name)
+
+
+def _build(parsed: argparse.Namespace) -> int:
+    return _make(parsed, _wanted(parsed, parsed.variants))
+
+
+def _import(parsed: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    keys = trusted_keys(_settings(parsed, os.environ).trusted_keys)
+    if not parsed.file.is_file():
+        raise BakeError(f"{parsed.file}: no such file", "make build-export where it was baked")
+    terms = Terms(keys, force=True, limits=Limits())
+    return _make(parsed, replace(_wanted(parsed, ()), archive=parsed.file.absolute(), terms=terms))
+
+
+def _make(parsed: argparse.Namespace, wanted: Any) -> int:
+    from bake.image import daemon, make, report
+
+    with daemon.engine() as client, shown() as progress:
+        made = make.make(client, wanted, Timer(progress))
+        layers = report.layers(client, made.image)
+    if parsed.json:
+        told = asdict(made) | {"layers": [asdict(layer) for layer in layers]}
+        print(json.dumps(told, indent=2))
+        return 0
+    print(report.table(layers))
+    for verified in made.verified:
+        print(verified.sentence())
+    print(f"{made.tag}: {made.size / 1e6:.0f} MB, {made.image}")
+    return 0
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from bake.image import bakery, container, daemon, verify
+    from bake.shipping import export
+
+    image = _tagged(parsed)
+    with daemon.engine() as client, tempfile.TemporaryDirectory(prefix="preheat-") as folder:
+        labels = verify.check_image(client, image)
+        below = Path(folder)
+        names = [
+            f"{labels['preheat.target']}/{labels['preheat.model']}/{variant}"
+            for variant in verify.baked_variants(labels)
+        ]
+        with container.container(client, image) as one:
+            for name in names:
+                (below / name).parent.mkdir(parents=True, exist_ok=True)
+                bakery.receive(one, f"{bakery.IN_IMAGE}/{name}", below / name)
+        shipped = export(below, names, parsed.out)
+    if parsed.json:
+        print(json.dumps(vars(shipped) | {"file": str(shipped.file)}, indent=2))
+        return 0
+    print(f"wrote {shipped.file}: {', '.join(shipped.roots)}; {shipped.size} bytes")
+    print(f"sha256 {shipped.sha256}")
+    return 0
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    from bake.image import daemon, report, verify
+
+    image = _tagged(parsed)
+    with daemon.engine() as client, shown() as progress:
+        labels = verify.check_image(client, image)
+        device = labels["preheat.device"]
+        daemon.check_device(daemon.facts(client), device)
+        variants = parsed.variants or verify.baked_variants(labels)
+        done = verify.verify(client, image, list(dict.fromkeys(variants)), device, progress)
+        layers = report.layers(client, image)
+    size = sum(layer.size for layer in layers)
+    if parsed.json:
+        print(
+            json.dumps({"image": image, "size": size, "verified": [*map(asdict, done)]}, indent=2)
+        )
+        return 0
+    print("\n".join(one.sentence() for one in done))
+    print(f"{image}: {size / 1e6:.0f} MB, weights and caches as they were built")
+    return 0
+
+
+def _layers(parsed: argparse.Namespace) -> int:
+    from bake.image import daemon, report
+
+    with daemon.engine() as client:
+        layers = report.layers(client, _tagged(parsed))
+    print(json.dumps([*map(asdict, layers)], indent=2) if parsed.json else report.table(layers))
+    return 0
+
+
+def _asked(parsed: argparse.Namespace) -> Any:
+    from bake.image.run import Asked
+
+    settings = _settings(parsed, os.environ)
+    load_variant(settings.variant, settings.experiments)
+    # Named, or the one that the target would take; a folder is known by its path only.
+    return Asked(
+        settings.variant, settings.model or "", settings.target or "", settings.host, settings.port
+    )
+
+
+def _chosen(parsed: argparse.Namespace) -> tuple[Any, bool]:
+    """What serves, and whether the engine's containers have a network of their own."""
+    from docker.errors import ImageNotFound
+
+    from bake.image import daemon, run
+
+    runtime = run.parse(os.environ.get("RUNTIME", ""))
+    asked, image = _asked(parsed), _tagged(parsed)
+    labels, why, bridged = None, "", True
+    if runtime != "local":
+        try:
+            with daemon.engine() as client:
+                bridged = daemon.facts(client).bridged
+                try:
+                    labels = client.images.get(image).labels
+                except ImageNotFound:
+                    why = f"no image {image}"
+        except BakeError as error:
+            why = error.what
+    return run.choose(runtime, image, labels, why, asked), bridged
+
+
+def _runtime(parsed: argparse.Namespace) -> int:
+    from bake.image.run import Local
+
+    chosen, _ = _chosen(parsed)
+    local = isinstance(chosen, Local)
+    said = f"local ({chosen.reason})" if local else f"docker, image {chosen.name}"
+    print(f"preheat: runtime {said}", file=sys.stderr)
+    word = "local" if local else "docker"
+    print(json.dumps({"runtime": word, "said": said}) if parsed.json else word)
+    return 0
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from bake.image import run
+
+    os.environ["RUNTIME"] = "docker"
+    chosen, bridged = _chosen(parsed)
+    words = run.argv(chosen, _asked(parsed), bridged=bridged, passed=run.passed(os.environ))
+    if parsed.json:
+        print(json.dumps(words))
+        return 0
+    print(f"preheat: {shlex.join(words)}", file=sys.stderr, flush=True)
+    try:
+        os.execvp(words[0], words)
+    except OSError as error:
+        raise BakeError(
+            f"no docker command: {error.strerror}", "install it, or say RUNTIME=local"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Containers that do one thing for a build and are gone afterwards, whatever happens."""
+
+import io
+import os
+import platform
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from docker import DockerClient
+from docker.errors import ImageNotFound, NotFound
+from docker.models.containers import Container
+
+from bake.errors import BakeError
+
+# Which process of which machine made it, so that what a killed one left can be told.
+LABEL = "preheat.maker"
+# As little as an appliance is meant to run with.
+SANDBOX: Mapping[str, Any] = {
+    "network_mode": "none",
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+}
+
+
+@contextmanager
+def container(client: DockerClient, image: str, **options: Any) -> Iterator[Container]:
+    """A container of ``image``, created and not yet started; removed at the end.
+
+    :raises BakeError: there is no such image.
+    """
+    try:
+        made = client.containers.create(image, labels={LABEL: _maker()}, **SANDBOX, **options)
+    except ImageNotFound as error:
+        raise BakeError(f"no image {image}", "build it first: make build") from error
+    try:
+        yield made
+    finally:
+        made.remove(force=True, v=True)
+
+
+def sweep(client: DockerClient) -> None:
+    """Remove the containers of makers that were killed."""
+    for one in client.containers.list(all=True, filters={"label": LABEL}):
+        machine, _, pid = one.labels[LABEL].rpartition(":")
+        if machine == platform.node() and not Path(f"/proc/{pid}").exists():
+            one.remove(force=True, v=True)
+
+
+def _maker() -> str:
+    return f"{platform.node()}:{os.getpid()}"
+
+
+def end(done: Container) -> int:
+    """Its exit status, once it has ended.
+
+    :raises BakeError: the kernel killed it for want of memory.
+    """
+    status = int(done.wait()["StatusCode"])
+    done.reload()
+    if done.attrs["State"].get("OOMKilled"):
+        raise BakeError(
+            "the kernel killed it: it needed more memory than its container may have",
+            "give the engine's machine more memory, or take a smaller MODEL",
+        )
+    return status
+
+
+def output(client: DockerClient, image: str, command: list[str], **options: Any) -> bytes:
+    """What ``command`` prints in a container of ``image``.
+
+    :raises BakeError: it failed; its own words.
+    """
+    with container(client, image, entrypoint=command[:1], command=command[1:], **options) as one:
+        one.start()
+        if end(one):
+            said = one.logs(stdout=False).decode(errors="replace").strip()
+            raise BakeError(said.removeprefix("preheat: ") or f"{command[0]} failed in {image}")
+        return bytes(one.logs(stderr=False))
+
+
+class _Chunks(io.RawIOBase):
+    """The pieces of an iterator as one file to read."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._left = b""
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """The next bytes; 0 at the end."""
+        while not self._left:
+            try:
+                self._left = next(self._chunks)
+            except StopIteration:
+                return 0
+        taken = self._left[: len(buffer)]
+        self._left = self._left[len(taken) :]
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+
+def fetch(one: Container, path: str, folder: Path) -> None:
+    """Copy ``path`` of the container into ``folder``, by its last name.
+
+    :raises BakeError: there is no such path, or the copy is not plain files and folders.
+    """
+    try:
+        chunks, _ = one.get_archive(path)
+    except NotFound as error:
+        raise BakeError(f"the container has no {path}") from error
+    try:
+        stream = io.BufferedReader(_Chunks(iter(chunks)), 2**20)
+        with tarfile.open(fileobj=stream, mode="r|") as archive:
+            archive.extractall(folder, filter="data")
+    except (tarfile.TarError, OSError) as error:
+        raise BakeError(f"{path} could not be copied to {folder}: {error}") from error

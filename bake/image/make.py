@@ -1,0 +1,289 @@
+"""From a checkout to a tagged image, stage by stage; each is skipped whose inputs are the same.
+
+    baker (docker build) ─► roots (baked on the device, or imported) ─► appliance ─► verify ─► tags
+
+Nothing has a name that people use before it is proven. What a stage is made from is hashed by
+whoever makes it: images by the engine's builder, baked roots by ``bakery.key_of``.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from docker import DockerClient
+from docker.errors import ImageNotFound
+
+from bake import tree
+from bake.errors import BakeError
+from bake.image import bakery, build, context, daemon, verify
+from bake.image.container import output, sweep
+from bake.image.verify import Verified
+from bake.progress import Timer
+from bake.shipping import Terms
+from bake.shipping import receive as unpack
+from serve import __version__, identity, manifest
+from serve.identity import Rejected
+from serve.target import Target
+
+WORK = ".cache/image"
+# What the stages leave on an engine's disk, measured for CPUs (docs/container.md), estimated for
+# GPUs, whose wheels are six times as large; then for a build that finds most of it done.
+FRESH_BYTES = {"cpu": 9 * daemon.GIB, "cuda": 45 * daemon.GIB}
+AGAIN_BYTES = 1 * daemon.GIB
+# Where wheels are found, as pip is told. Only what a build can reach: no folder of this machine.
+INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
+# What the image says of each variant, one JSON object after the other.
+ASKED = 'for variant in "$@"; do preheat serve check "$variant" --json || exit; done'
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One image: what goes in, and what it will be called."""
+
+    repository: Path
+    name: str
+    model: str
+    target: Target
+    variants: tuple[str, ...]
+    base: str
+    network: str = ""
+    archive: Path | None = None
+    terms: Terms = field(default_factory=Terms)
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``: which vLLM goes in."""
+        return self.target.device
+
+    @property
+    def tag(self) -> str:
+        """What it is called once it is proven."""
+        return tag(self.name, self.device, self.model)
+
+
+@dataclass(frozen=True)
+class Made:
+    """An image that stood the test, or that cannot be tested here (``verified`` empty)."""
+
+    image: str
+    tag: str
+    size: int
+    baked: tuple[str, ...]
+    verified: tuple[Verified, ...]
+    seconds: Mapping[str, float]
+
+
+def tag(name: str, device: str, model: str) -> str:
+    """``<name>:<version>-<device>-<model>``."""
+    return f"{name}:{__version__}-{device}-{model}"
+
+
+def make(client: DockerClient, wanted: Wanted, timer: Timer) -> Made:
+    """Build, bake or import, verify and tag.
+
+    :raises BakeError: naming the stage and what stopped it. No tag has moved.
+    """
+    known = daemon.facts(client)
+    with tree.locked(wanted.repository / WORK / "build"):
+        sweep(client)
+        before = _found(client, _baker_tag(wanted))
+        daemon.check_room(known, AGAIN_BYTES if before else FRESH_BYTES[wanted.device])
+        if wanted.archive is None:
+            daemon.check_device(known, wanted.device)
+        with timer.phase("build what bakes"):
+            baker = _build(client, wanted, "baker", known, {}, {}, timer)
+            _tag(client, baker, _baker_tag(wanted))
+        roots, baked, said = _roots(client, wanted, baker, timer)
+        with timer.phase("build the image"):
+            weights = verify.weights_digest(client, baker, wanted.model)
+            labels = _labels(wanted, said, roots, weights)
+            image = _build(client, wanted, "appliance", known, roots, labels, timer)
+        verified = _verified(client, wanted, image, known, timer)
+        _tag(client, image, wanted.tag)
+        _tidy(client)
+    built = client.images.get(image)
+    size = int(built.attrs["Size"])
+    return Made(built.id, wanted.tag, size, baked, tuple(verified), timer.seconds)
+
+
+def _build(  # noqa: PLR0913 - what, where, and for whom
+    client: DockerClient,
+    wanted: Wanted,
+    stage: str,
+    known: daemon.Facts,
+    roots: Mapping[str, Path],
+    labels: Mapping[str, str],
+    timer: Timer,
+) -> str:
+    arguments = {
+        "BASE_IMAGE": wanted.base,
+        "TARGET": wanted.device,
+        "SERVES": wanted.target.name,
+        "MODEL": wanted.model,
+        **{name: os.environ[name] for name in INDEXES if "://" in os.environ.get(name, "")},
+    }
+    network = wanted.network or ("default" if known.bridged else "host")
+    files = context.files(wanted.repository, wanted.model, roots)
+    recipe = build.Recipe(stage, arguments, files, network, labels)
+    log = wanted.repository / WORK / f"{stage}.log"
+    return build.build(client, recipe, log, timer.progress)
+
+
+def _roots(
+    client: DockerClient, wanted: Wanted, baker: str, timer: Timer
+) -> tuple[dict[str, Path], tuple[str, ...], dict[str, Any]]:
+    """Baked roots by name, which of them were made now, and what the image says of itself."""
+    if wanted.archive is not None:
+        with timer.phase("import baked caches"):
+            roots = _imported(wanted)
+            told = _told(client, wanted, baker, [root.name for root in roots.values()])
+            for name, root in roots.items():
+                _check_fits(root, name, told[root.name], wanted)
+        return roots, (), next(iter(told.values()))
+    with timer.phase("ask it what to bake"):
+        told = _told(client, wanted, baker, wanted.variants)
+    base = str(client.images.get(wanted.base).id)
+    roots, baked = {}, []
+    for variant in wanted.variants:
+        name = f"{wanted.target.name}/{wanted.model}/{variant}"
+        root = wanted.repository / context.BAKED / name
+        key = bakery.key_of(told[variant], base, wanted.repository)
+        if bakery.is_current(root, key):
+            timer.progress.say(f"  {variant}: baked before from the same inputs, used again")
+        else:
+            with timer.phase(f"bake {variant}"):
+                bakery.bake(client, baker, root, key, wanted.device, timer.progress)
+            baked.append(variant)
+        roots[name] = root
+    return roots, tuple(baked), next(iter(told.values()))
+
+
+def _told(
+    client: DockerClient, wanted: Wanted, baker: str, variants: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The identity that a start of each variant has in the image, by variant."""
+    options = {
+        "environment": {"PREHEAT_CACHE_POLICY": "off"},
+        "device_requests": daemon.devices(wanted.device) if wanted.archive is None else [],
+    }
+    command = ["sh", "-c", ASKED, "sh", *variants]
+    said = output(client, baker, command, **options).decode()
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while at < len(said.rstrip()):
+        value, at = decoder.raw_decode(said, at + len(said[at:]) - len(said[at:].lstrip()))
+        found.append(value["identity"])
+    return dict(zip(variants, found, strict=True))
+
+
+def _imported(wanted: Wanted) -> dict[str, Path]:
+    """The roots of the archive, unpacked and checked, by name."""
+    assert wanted.archive is not None  # noqa: S101 - or there is nothing to import
+    folder = wanted.repository / WORK / "imported"
+    tree.remove(folder)
+    folder.mkdir(parents=True)
+    arrived = unpack(wanted.archive, folder, wanted.terms)
+    return {str(root.relative_to(folder)): root for root in arrived.roots}
+
+
+def _check_fits(root: Path, name: str, told: Mapping[str, Any], wanted: Wanted) -> None:
+    """Refuse a root that the image would not use; whether the device fits, only the device knows.
+
+    :raises BakeError: naming each factor that differs.
+    """
+    try:
+        baked = identity.parse((root / identity.FILE).read_bytes())
+    except OSError as error:
+        raise BakeError(f"{wanted.archive}: {name} has no {identity.FILE}") from error
+    here = identity.parse(json.dumps(told).encode()).model_copy(update={"device": baked.device})
+    verdict = identity.match(baked, here)
+    if isinstance(verdict, Rejected):
+        reasons = "".join(f"\n  {reason}" for reason in verdict.reasons)
+        raise BakeError(
+            f"{wanted.archive}: {name} was baked for another image:{reasons}",
+            "bake it in an image of this checkout (make build && make build-export there)",
+        )
+
+
+def _labels(
+    wanted: Wanted, said: Mapping[str, Any], roots: Mapping[str, Path], weights: str
+) -> dict[str, str]:
+    """What the image says of itself: versions and digests."""
+    opencontainers = {
+        "title": "preheat",
+        "description": f"{wanted.model} on vLLM for {wanted.target.name}, compile caches baked",
+        "version": __version__,
+        "revision": revision(wanted.repository),
+        "licenses": "Apache-2.0",
+        "base.name": wanted.base,
+    }
+    ours = {
+        "device": wanted.device,
+        "target": wanted.target.name,
+        "model": wanted.model,
+        "weights": f"sha256:{weights}",
+        **{f"version.{name}": version for name, version in said["versions"].items()},
+        **{f"baked.{root.name}": f"sha256:{_digest(root)}" for root in roots.values()},
+    }
+    return {
+        **{f"org.opencontainers.image.{name}": value for name, value in opencontainers.items()},
+        **{f"preheat.{name}": value for name, value in ours.items()},
+    }
+
+
+def _digest(root: Path) -> str:
+    return hashlib.sha256(manifest.read(root)).hexdigest()
+
+
+def revision(repository: Path) -> str:
+    """The commit that is built, with ``-dirty`` where the checkout differs; empty without git."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    said = subprocess.run(
+        [git, "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=40"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return said.stdout.strip()
+
+
+def _verified(
+    client: DockerClient, wanted: Wanted, image: str, known: daemon.Facts, timer: Timer
+) -> list[Verified]:
+    variants = verify.baked_variants(client.images.get(image).labels)
+    if wanted.device == "cuda" and "nvidia" not in known.runtimes:
+        with timer.phase("check digests"):
+            verify.check_image(client, image)
+        timer.progress.say("  not started: no GPU here; verify it where there is one")
+        return []
+    with timer.phase("verify"):
+        return verify.verify(client, image, variants, wanted.device, timer.progress)
+
+
+def _tag(client: DockerClient, image: str, name: str) -> None:
+    client.images.get(image).tag(*name.rsplit(":", 1))
+
+
+def _tidy(client: DockerClient) -> None:
+    """Remove what an earlier build of ours was tagged as, and no longer is."""
+    for stale in client.images.list(filters={"dangling": True, "label": "preheat.model"}):
+        client.images.remove(stale.id, force=False, noprune=False)
+
+
+def _found(client: DockerClient, name: str) -> bool:
+    try:
+        client.images.get(name)
+    except ImageNotFound:
+        return False
+    return True
+
+
+def _baker_tag(wanted: Wanted) -> str:
+    return f"{wanted.name}-baker:{__version__}-{wanted.device}-{wanted.model}"

@@ -1,0 +1,115 @@
+"""How an image is served on this machine: by which runtime, and by what ``docker run``.
+
+Pure, less ``facts`` which are passed in: what is here decides, and is told.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bake.errors import BakeError
+from bake.image.verify import STOP_SECONDS, baked_variants
+from serve.errors import ConfigError
+from serve.settings import BARE, PREFIX
+
+Runtime = Literal["auto", "local", "docker"]
+# Paths of this machine, and what the image sets for itself.
+OWN = ("PREHEAT_HOST", "PREHEAT_EXPERIMENTS", "PREHEAT_BAKED_ROOT", "PREHEAT_CACHE_ROOT", *BARE)
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person wants served; empty means the image's own."""
+
+    variant: str
+    model: str
+    target: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Local:
+    """From this checkout, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """From this image."""
+
+    name: str
+    device: str
+
+
+def parse(word: str) -> Runtime:
+    """The runtime that ``word`` names; nothing stands for either.
+
+    :raises ConfigError: it names none.
+    """
+    match word:
+        case "" | "auto":
+            return "auto"
+        case "local" | "docker":
+            return word
+    raise ConfigError(f"RUNTIME={word!r}: expected local or docker")
+
+
+def choose(
+    runtime: Runtime, name: str, labels: Mapping[str, str] | None, why: str, asked: Asked
+) -> Local | Image:
+    """The runtime to take. ``labels`` are the image's, None where there is none, and ``why``.
+
+    :raises BakeError: docker was asked for and cannot be.
+    """
+    if runtime == "local":
+        return Local("RUNTIME=local")
+    reason = why if labels is None else unlike(labels, asked)
+    if not reason and labels is not None:
+        return Image(name, labels["preheat.device"])
+    if runtime == "docker":
+        raise BakeError(f"RUNTIME=docker: {reason}", "make build first, or say RUNTIME=local")
+    return Local(reason)
+
+
+def unlike(labels: Mapping[str, str], asked: Asked) -> str:
+    """Why the image is not what was asked for; empty when it is."""
+    variants = baked_variants(dict(labels))
+    if asked.variant not in variants:
+        return f"the image holds {', '.join(variants) or 'no variant'}, not {asked.variant}"
+    for word, wanted in (("model", asked.model), ("target", asked.target)):
+        if wanted and wanted != (holds := labels.get(f"preheat.{word}", "")):
+            return f"the image holds {word} {holds}, not {wanted}"
+    return ""
+
+
+def argv(chosen: Image, asked: Asked, *, bridged: bool, passed: Sequence[str]) -> list[str]:
+    """``docker run`` of ``chosen``: nothing written but /tmp, no privilege, one port.
+
+    ``passed`` are names of variables that go in as they are here.
+    """
+    words = ["docker", "run", "--rm", "--read-only", "--tmpfs", "/tmp"]  # noqa: S108
+    words += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    words += ["--stop-timeout", str(STOP_SECONDS), "--env", f"VARIANT={asked.variant}"]
+    if chosen.device == "cuda":
+        words += ["--gpus", "1"]
+    if bridged:
+        words += ["--publish", f"{_bracketed(asked.host)}:{asked.port}:8000"]
+    else:
+        # An engine without a bridge has the host's network or none.
+        words += ["--network", "host", "--env", f"PORT={asked.port}"]
+        words += ["--env", f"PREHEAT_HOST={asked.host}"]
+    for name in passed:
+        words += ["--env", name]
+    return [*words, chosen.name]
+
+
+def passed(environ: Mapping[str, str]) -> list[str]:
+    """Names of the settings that reach the gateway in the container, sorted."""
+    return sorted(name for name in environ if name.startswith(PREFIX) and name not in OWN)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

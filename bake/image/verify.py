@@ -1,0 +1,212 @@
+"""Proves an image: started as it will be, read-only and without a network, it does as it was baked.
+
+Nothing compiled, everything loaded, the recorded tokens to the recorded prompt, no root, and a
+SIGTERM that ends it. What it says is read by ``serve/ask.py`` inside: no port is published.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from docker import DockerClient
+from docker.models.containers import Container
+
+from bake import answer
+from bake.errors import BakeError
+from bake.image.bakery import IN_IMAGE
+from bake.image.container import container, end, fetch, output
+from bake.image.daemon import devices
+from bake.progress import Progress
+from serve import identity
+
+ASK = ("/opt/venv/bin/python", "-I", "-S", "/opt/preheat/serve/ask.py")
+BAKED = "preheat.baked."
+READY = "engine ready after"
+# The gateway drains for 30 s and gives the engine 15 to stop.
+STOP_SECONDS = 60
+TAIL_LINES = 15
+# One digest over a folder, as ``serve.manifest`` spells it.
+DIGEST = """
+import hashlib, sys
+from pathlib import Path
+from serve import manifest
+print(hashlib.sha256(manifest.dump(manifest.make(Path(sys.argv[1])))).hexdigest())
+"""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One variant of an image that stood the test. ``seconds``: container start to first token."""
+
+    variant: str
+    seconds: float
+    phases: dict[str, float]
+    loaded: int
+    text: str
+
+    def sentence(self) -> str:
+        """For a person."""
+        return (
+            f"{self.variant}: first token {self.seconds:.1f} s after the container's start; "
+            f"compiled 0, loaded {self.loaded}; the recorded tokens"
+        )
+
+
+def verify(
+    client: DockerClient, image: str, variants: Sequence[str], device: str, progress: Progress
+) -> list[Verified]:
+    """Start each of ``variants`` of ``image`` and judge what it does.
+
+    :raises BakeError: naming the variant and the first thing that is not as it should be.
+    """
+    labels = check_image(client, image)
+    if absent := [v for v in variants if v not in baked_variants(labels)]:
+        raise BakeError(
+            f"{image}: {', '.join(absent)} is not baked into it",
+            f"there are: {', '.join(baked_variants(labels)) or 'none'}",
+        )
+    return [_verify(client, image, labels, variant, device, progress) for variant in variants]
+
+
+def check_image(client: DockerClient, image: str) -> dict[str, str]:
+    """The image's labels, once what can be known without starting it is known to be right.
+
+    :raises BakeError: it is none of ours, runs as root, or its weights are not what was built.
+    """
+    with container(client, image) as one:
+        config = one.attrs["Config"]
+    labels: dict[str, str] = config.get("Labels") or {}
+    if "preheat.model" not in labels:
+        raise BakeError(f"{image}: not an image of ours: it has no label preheat.model")
+    if config.get("User", "").partition(":")[0] in ("", "0", "root"):
+        raise BakeError(f"{image}: would run as root", "build it again: make build")
+    found = weights_digest(client, image, labels["preheat.model"])
+    if found != (expected := labels["preheat.weights"].removeprefix("sha256:")):
+        raise BakeError(
+            f"{image}: the weights of {labels['preheat.model']} differ "
+            f"(expected {expected[:12]}…, got {found[:12]}…)",
+            "build it again: make build",
+        )
+    return labels
+
+
+def baked_variants(labels: dict[str, str]) -> list[str]:
+    """The variants that an image with these labels says it holds."""
+    return sorted(
+        name.removeprefix("preheat.baked.") for name in labels if "preheat.baked." in name
+    )
+
+
+def weights_digest(client: DockerClient, image: str, model: str) -> str:
+    """SHA-256 over the files of the model in ``image``, in hex."""
+    command = ["/opt/venv/bin/python", "-c", DIGEST, f"/opt/preheat/weights/{model}"]
+    return output(client, image, command).decode().strip()
+
+
+def _verify(  # noqa: PLR0913 - what, where, and for whom
+    client: DockerClient,
+    image: str,
+    labels: dict[str, str],
+    variant: str,
+    device: str,
+    progress: Progress,
+) -> Verified:
+    options = {
+        "environment": {"VARIANT": variant, "PREHEAT_CACHE_POLICY": "require"},
+        "read_only": True,
+        "tmpfs": {"/tmp": ""},  # noqa: S108 - the container's own
+        "device_requests": devices(device),
+    }
+    with container(client, image, **options) as one:
+        progress.step(f"{variant}: starting")
+        one.start()
+        seconds = _until_ready(one, variant)
+        progress.step(f"{variant}: asking")
+        told = json.loads(ask(one, "/variant"))
+        root = f"{IN_IMAGE}/{labels['preheat.target']}/{labels['preheat.model']}/{variant}"
+        recorded = _kept(one, root)
+        problems = _problems(told, recorded[0])
+        said = answer.parse(ask(one, recorded[1].path, json.dumps(recorded[1].body)))
+        if differs := answer.differs(recorded[1], said):
+            problems.append(differs)
+        one.stop(timeout=STOP_SECONDS)
+        if status := end(one):
+            problems.append(f"ended with exit status {status} at SIGTERM, not 0")
+        if problems:
+            raise BakeError(f"{variant}: " + "\n  ".join(problems), "build it again: make build")
+        engine = told["engine"]
+        loaded = engine["compile_cache"]["loaded"]
+        return Verified(variant, round(seconds, 2), engine["seconds"], loaded, said.text)
+
+
+def _until_ready(one: Container, variant: str) -> float:
+    """Seconds from the container's start until its engine has generated a token.
+
+    By the engine's clock, which stamps each line: whoever asks again and again slows it down.
+
+    :raises BakeError: it ended before.
+    """
+    tail: list[str] = []
+    for raw in one.logs(stream=True, follow=True, timestamps=True):
+        stamp, _, line = raw.decode(errors="replace").rstrip().partition(" ")
+        tail = [*tail[-TAIL_LINES:], line]
+        if READY in line:
+            one.reload()
+            return _seconds(one.attrs["State"]["StartedAt"], stamp)
+    status = end(one)
+    ours = [line for line in tail if "engine |" not in line] or tail
+    raise BakeError(
+        f"{variant} did not start: exit status {status}\n"
+        + "\n".join(f"  | {line}" for line in ours)
+    )
+
+
+def _seconds(started: str, ready: str) -> float:
+    # RFC 3339 with nanoseconds, of which Python takes six digits.
+    at = [datetime.fromisoformat(time.removesuffix("Z")[:26]) for time in (started, ready)]
+    return (at[1] - at[0]).total_seconds()
+
+
+def ask(one: Container, path: str, body: str | None = None) -> bytes:
+    """What the gateway in a running container answers.
+
+    :raises BakeError: nothing, or an error.
+    """
+    words = [*ASK, path, *([body] if body is not None else []), "--timeout", "60"]
+    done = one.exec_run(words, demux=True)
+    out, err = done.output
+    if done.exit_code:
+        why = (err or out or b"").decode(errors="replace").strip()
+        raise BakeError(f"{path} was not answered: {why}")
+    return bytes(out or b"")
+
+
+def _kept(one: Container, root: str) -> tuple[identity.Identity, answer.Recorded]:
+    """What stands in a baked root of the image: who it is, and what it answered."""
+    with tempfile.TemporaryDirectory(prefix="preheat-") as folder:
+        for name in (identity.FILE, answer.FILE):
+            fetch(one, f"{root}/{name}", Path(folder))
+        return (
+            identity.parse((Path(folder) / identity.FILE).read_bytes()),
+            answer.load((Path(folder) / answer.FILE).read_bytes()),
+        )
+
+
+def _problems(told: dict[str, Any], baked: identity.Identity) -> list[str]:
+    cache, engine = told["cache"], told["engine"]["compile_cache"]
+    problems = []
+    if not cache["used"]:
+        problems.append(f"the baked cache was not used: {'; '.join(cache['reasons'])}")
+    if engine["compiled"]:
+        problems.append(f"compiled {engine['compiled']} graphs, expected 0")
+    if engine["refused"]:
+        problems.append(f"refused {engine['refused']}")
+    if engine["loaded"] != len(baked.graphs):
+        problems.append(f"loaded {engine['loaded']} graphs, {len(baked.graphs)} were baked")
+    if told["engine"].get("without_baked_cache"):
+        problems.append("fell back to a start without the baked cache")
+    return problems
