@@ -18,11 +18,16 @@ VARIABLE = "VLLM_FORCE_AOT_LOAD"
 
 def needed() -> bool:
     """Whether this engine must load what it runs, and Inductor is not told yet."""
-    if os.environ.get(VARIABLE, "0") in ("", "0"):
+    if not forced():
         return False
     from torch._inductor import codecache
 
     return codecache.get_lock_dir is not lock_folder
+
+
+def forced() -> bool:
+    """Whether this engine must load what it runs."""
+    return os.environ.get(VARIABLE, "0") not in ("", "0")
 
 
 def apply() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from serve.plugin import (
     aot_reload,
+    compiler,
     conv_layout,
     conv_state,
     decode_layout,
@@ -115,6 +116,20 @@ FROZEN = Patch(
     frozen.needed,
     frozen.apply,
 )
+RECORD_COMPILER = Patch(
+    "record_compiler",
+    "a root is baked: what the compiler says of itself is written down for who serves from it",
+    {"torch": "2.13.0"},
+    compiler.recording_needed,
+    compiler.record,
+)
+REPLAY_COMPILER = Patch(
+    "replay_compiler",
+    "serving from a baked root: the compiler, which is in each key, says what it said at the bake",
+    {"torch": "2.13.0"},
+    compiler.replay_needed,
+    compiler.replay,
+)
 WINNERS = Patch(
     "winners",
     "autotuned winners are looked for where they were baked, not where the cache is now",
@@ -140,6 +155,8 @@ PATCHES = (
     KERNEL_SCAN,
     SHARED_QUEUE,
     FROZEN,
+    RECORD_COMPILER,
+    REPLAY_COMPILER,
     WINNERS,
     IDENTITY,
     RECORD_FACTORS,
