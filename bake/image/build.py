@@ -16,6 +16,9 @@ from bake.image import context
 from bake.progress import Progress
 
 STEP = re.compile(r"^Step (\d+)/(\d+) : (.*)")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# The step that it quotes in full is named already.
+QUOTED = re.compile(r"The command '.*' returned a non-zero code: (\d+)", re.DOTALL)
 BUILT = re.compile(r"^Successfully built ([0-9a-f]+)")
 TAIL_LINES = 12
 
@@ -56,22 +59,24 @@ def build(client: DockerClient, recipe: Recipe, log: Path, progress: Progress) -
 
 def _written(said: Iterator[Mapping[str, str]], log: TextIO) -> Iterator[Mapping[str, str]]:
     for chunk in said:
-        log.write(chunk.get("stream") or chunk.get("error") or "")
+        log.write(COLOUR.sub("", chunk.get("stream") or chunk.get("error") or ""))
         log.flush()
         yield chunk
 
 
 def _follow(said: Iterator[Mapping[str, str]], stage: str, log: Path, progress: Progress) -> str:
-    step, image, tail = "", "", [""]
+    step, image = "", ""
+    tail: list[str] = []
     for chunk in said:
         if problem := chunk.get("error"):
+            why = QUOTED.sub(r"exit status \1", problem.strip())
             raise BakeError(
-                f"building {stage}: {problem.strip()}\n  in {step or 'no step yet'}\n"
-                + "\n".join(f"  | {line}" for line in tail[-TAIL_LINES:] if line),
+                f"building {stage}: {why}\n  in {step or 'no step yet'}\n"
+                + "\n".join(f"  | {line}" for line in tail[-TAIL_LINES:]),
                 f"the whole log is in {log}; what was built so far is used again",
             )
-        text = chunk.get("stream", "")
-        tail = [*tail[-TAIL_LINES:], *text.splitlines()]
+        text = COLOUR.sub("", chunk.get("stream", ""))
+        tail = [*tail[-TAIL_LINES:], *(line for line in text.splitlines() if line.strip())]
         if found := STEP.match(text):
             step = f"step {found[1]}/{found[2]}: {found[3].strip()}"
             progress.step(found[3].strip()[:60], int(found[1]), int(found[2]))
