@@ -1,10 +1,11 @@
 """A fork server of fake engines, as ``serve.plugin.zygote`` is one of vLLM's.
 
-python fake_zygote.py [--fail | --slow S] SOCKET
+python fake_zygote.py [--fail | --fail-while-waited-for | --slow S] SOCKET
 """
 
 import os
 import runpy
+import select
 import socket
 import sys
 import time
@@ -35,6 +36,10 @@ def main(arguments: list[str]) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
+        if "--fail-while-waited-for" in switches:
+            select.select([listener], [], [])
+            print("MemoryError: while vllm was imported", flush=True)
+            sys.exit(4)
         if "--slow" in switches:
             time.sleep(float(switches[-1]))
         ForkServer(listener, become).run()

@@ -174,6 +174,17 @@ async def test_a_zygote_that_cannot_import_fails_with_what_it_said(tmp_path: Pat
         assert engine.status.state is State.STOPPED
 
 
+async def test_a_zygote_that_dies_while_it_is_waited_for_fails_with_what_it_said(
+    tmp_path: Path,
+) -> None:
+    # Our connection is in its queue then, and is reset: that is no cause.
+    command = forking(tmp_path, zygote=("--fail-while-waited-for",))
+    async with forked_engine(command) as (engine, running, _):
+        with pytest.raises(EngineFailed, match=r"exit status 4(.|\n)*MemoryError: while vllm"):
+            await running
+        assert engine.status.state is State.STOPPED
+
+
 async def test_imports_that_take_too_long_end_the_start(tmp_path: Path) -> None:
     command = forking(tmp_path, zygote=("--slow", "600"))
     limits = Limits(start=0.5, stop=0.1, restarts=3)
