@@ -32,6 +32,8 @@ engine_output = logging.getLogger("engine")
 
 KEEPER = Path(keeper.__file__)
 POLL_SECONDS = 0.02
+# An interpreter that fails closes its socket first, and tells its traceback after that.
+DYING_SECONDS = 5.0
 # What the keeper needs beyond the grace to kill and reap.
 KEEPER_SECONDS = 10.0
 
@@ -222,8 +224,16 @@ class Zygote:
         try:
             return self._connection is not None and await self._connection[0].readline() == READY
         except ConnectionError:
-            # It died with our connection in its queue.
+            # It dies with our connection in its queue, and has yet to say why.
+            await self._dead()
             return False
+
+    async def _dead(self) -> None:
+        """Wait for an end that has begun: to hasten it would cut short what it says."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DYING_SECONDS):
+                while self._process.poll() is None:
+                    await asyncio.sleep(POLL_SECONDS)
 
     async def launch(self, argv: Sequence[str], env: Mapping[str, str], grace: float) -> Forked:
         """Ask for a fork on the connection that said ready."""
