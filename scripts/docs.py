@@ -1,7 +1,7 @@
 """Makes the documentation that can be read off the code, or checks that it is up to date.
 
-python -m scripts.docs            write docs/reference.md and the tables in README.md
-python -m scripts.docs --check    write nothing; exit 1 if either would change
+python -m scripts.docs            write docs/reference.md, the tables in the READMEs, the dashboard
+python -m scripts.docs --check    write nothing; exit 1 if any would change
 """
 
 import argparse
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from scripts import dashboard
 from serve.config import Config, settable
 from serve.model import ModelSource, known_models
 from serve.routes import FORWARDED
@@ -21,6 +22,8 @@ from serve.variant import Variant, known_variants, load_variant
 EXPERIMENTS = REPOSITORY / "experiments"
 REFERENCE = REPOSITORY / "docs" / "reference.md"
 README = REPOSITORY / "README.md"
+DEPLOY = REPOSITORY / "deploy" / "README.md"
+DASHBOARD = REPOSITORY / "deploy" / "grafana" / "dashboards" / "preheat.json"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -29,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top = argparse.ArgumentParser(prog="python -m scripts.docs", description=__doc__.split("\n")[0])
     top.add_argument("--check", action="store_true", help="write nothing")
     check = top.parse_args(arguments).check
-    wanted = {REFERENCE: reference_page(), README: filled(README.read_text(encoding="utf-8"))}
+    wanted = {REFERENCE: reference_page(), DASHBOARD: dashboard.text()}
+    wanted |= {page: filled(page.read_text(encoding="utf-8")) for page in (README, DEPLOY)}
     stale = [path for path, text in wanted.items() if _current(path) != text]
     for path in stale:
         name = path.relative_to(REPOSITORY)
@@ -77,7 +81,12 @@ def filled(text: str) -> str:
 
     :raises KeyError: a block of a name that is not known.
     """
-    blocks = {"variants": variants_table, "targets": targets_table, "models": models_line}
+    blocks = {
+        "variants": variants_table,
+        "targets": targets_table,
+        "models": models_line,
+        "panels": panels_table,
+    }
     return BLOCK.sub(lambda found: f"{found[1]}{blocks[found[2]]()}\n{found[3]}", text)
 
 
@@ -107,6 +116,11 @@ def targets_table() -> str:
 def models_line() -> str:
     """Names of the models."""
     return ", ".join(f"`{name}`" for name in known_models(EXPERIMENTS))
+
+
+def panels_table() -> str:
+    """What every panel of the dashboard says."""
+    return table(("panel", "says"), [(panel.title, panel.says) for panel in dashboard.panels()])
 
 
 def keys(cls: type[Config]) -> str:
