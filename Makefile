@@ -6,6 +6,10 @@ TARGET  ?=
 PORT    ?= 8000
 PYTHON  ?= python3
 CACHE   ?= cache_import.tar.zst
+# Names for `make build` and what it makes; RUNTIME is docker or local, or left to what is here.
+VARIANTS ?=
+IMAGE   ?= preheat
+RUNTIME ?=
 
 # Which vLLM this machine takes: the GPU build where there is a GPU, unless TARGET says otherwise.
 ENGINE := $(if $(filter cpu,$(TARGET)),cpu,$(if $(TARGET),gpu,$(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)))
@@ -19,6 +23,7 @@ STAMP := $(VENV)/.installed
 PINS  := pyproject.toml constraints.txt
 
 # Passed by name and not exported: the tests must not see what a person serves.
+NAMED := IMAGE='$(IMAGE)' MODEL='$(MODEL)' TARGET='$(TARGET)'
 AXES  := VARIANT='$(VARIANT)' MODEL='$(MODEL)' TARGET='$(TARGET)' PORT='$(PORT)'
 
 .PHONY: help
@@ -48,9 +53,29 @@ bake-export: $(STAMP)-gateway $(STAMP)-bake ## pack a baked cache   [VARIANT= MO
 bake-import: $(STAMP)-gateway $(STAMP)-bake ## check a packed cache and put it in place   [CACHE=cache_import.tar.zst]
 	@$(BIN)/preheat bake cache-import '$(CACHE)'
 
+.PHONY: build
+build: $(STAMP)-image ## image with baked caches, verified   [VARIANTS= MODEL= TARGET= IMAGE=]
+	@$(NAMED) $(BIN)/preheat image build $(VARIANTS)
+
+.PHONY: build-import
+build-import: $(STAMP)-image ## the same with caches baked elsewhere, no GPU needed   [CACHE=cache_import.tar.zst]
+	@$(NAMED) $(BIN)/preheat image import '$(CACHE)'
+
+.PHONY: build-export
+build-export: $(STAMP)-image ## pack the caches of an image for build-import   [CACHE=cache_import.tar.zst]
+	@$(NAMED) $(BIN)/preheat image export --out '$(CACHE)'
+
+.PHONY: verify-image
+verify-image: $(STAMP)-image ## start it read-only and offline: nothing compiled, same tokens   [VARIANT=]
+	@$(NAMED) $(BIN)/preheat image verify $(if $(filter-out file,$(origin VARIANT)),'$(VARIANT)')
+
 .PHONY: serve
-serve: $(STAMP)-$(ENGINE) ## engine and gateway   [VARIANT= MODEL= TARGET= PORT=]
-	@$(AXES) exec $(BIN)/preheat serve run
+serve: $(STAMP)-image ## engine and gateway, from the image if there is one   [VARIANT= PORT= RUNTIME=local|docker]
+	@runtime=$$($(AXES) $(NAMED) RUNTIME='$(RUNTIME)' $(BIN)/preheat image runtime) || exit; \
+	case $$runtime in \
+	docker) $(AXES) $(NAMED) exec $(BIN)/preheat image run ;; \
+	*) $(MAKE) --no-print-directory $(STAMP)-$(ENGINE) && $(AXES) exec $(BIN)/preheat serve run ;; \
+	esac
 
 .PHONY: serve-check
 serve-check: $(STAMP)-gateway ## print the exact argv and environment, start nothing
@@ -113,7 +138,7 @@ ifeq ($(ENGINE),cpu)
 endif
 	@touch $@
 
-$(STAMP)-test $(STAMP)-dev $(STAMP)-eval $(STAMP)-bake: $(STAMP)-%: $(PINS) | $(STAMP)-gateway
+$(STAMP)-test $(STAMP)-dev $(STAMP)-eval $(STAMP)-bake $(STAMP)-image: $(STAMP)-%: $(PINS) | $(STAMP)-gateway
 	@echo "installing what $* needs"
 	@$(PIP) --quiet --editable '.[$*]'
 	@touch $@
