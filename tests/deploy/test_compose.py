@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from serve import __version__
 from serve.settings import REPOSITORY, Settings
 from tests.deploy.conftest import Prometheus, free_port, say, until
 from tests.deploy.shipped import COMPOSE, COMPOSE_GPU, alerts, read
@@ -76,6 +77,14 @@ class TestService:
             if source.startswith("."):
                 assert (COMPOSE.parent / source).is_dir()
                 assert mode == "ro"
+
+
+@pytest.mark.parametrize(
+    ("file", "what"), [(COMPOSE, "cpu-tiny"), (COMPOSE_GPU, "cuda-qwen3.5-4b")]
+)
+def test_the_image_is_the_one_that_this_version_builds(file, what):
+    image = read(file)["services"]["preheat"]["image"]
+    assert image == f"${{PREHEAT_IMAGE:-preheat:{__version__}-{what}}}"
 
 
 def test_the_appliance_is_given_the_time_that_it_takes_to_stop():
