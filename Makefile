@@ -90,6 +90,10 @@ eval-coldstart: $(STAMP)-$(ENGINE) $(STAMP)-eval ## exec to first token: stock c
 	$(BIN)/python -m scripts.measure_coldstart '$(VARIANT)' --model '$(MODEL)' --target '$(TARGET)'
 	$(BIN)/python -m scripts.plot_coldstart "$$(ls experiments/'$(VARIANT)'/measurements/coldstart_*.json | tail -1)"
 
+.PHONY: eval-image
+eval-image: $(STAMP)-$(ENGINE) $(STAMP)-image ## the image beside a native start; rebuilds   [VARIANT=]
+	$(BIN)/python -m scripts.measure_image '$(VARIANT)' --model '$(MODEL)' --target '$(TARGET)' --image '$(IMAGE)'
+
 .PHONY: test
 test: $(STAMP)-$(ENGINE) $(STAMP)-test ## the whole suite, real vLLM included
 	$(BIN)/python -m pytest

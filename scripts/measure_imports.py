@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.record import Record, add, now, this_machine
-from scripts.measure_coldstart import NotMeasured, wait_until_idle
+from scripts.starts import NotMeasured, wait_until_idle
 from serve.command import CPU_ENVIRONMENT
 from serve.plan import versions
 from serve.settings import REPOSITORY

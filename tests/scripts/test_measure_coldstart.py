@@ -1,11 +1,10 @@
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from scripts import measure_coldstart as module
-from scripts.measure_coldstart import MODES, Run, busy_share, running, started, summary
+from scripts.measure_coldstart import MODES, summary
+from scripts.starts import IDLE
 
 MEASUREMENTS = Path(__file__).parents[2] / "experiments" / "seq8-best" / "measurements"
 
@@ -50,34 +49,4 @@ def test_one_text_that_differs_is_told() -> None:
 def test_the_summary_of_each_record_is_made_from_its_samples(path: Path) -> None:
     record = json.loads(path.read_text())
     assert json.loads(json.dumps(summary(record["samples"]))) == record["summary"]
-    assert all(sample["busy_before"] <= module.IDLE for sample in record["samples"])
-
-
-def test_lines_are_read_with_their_time_and_the_process_is_gone_at_the_end() -> None:
-    said = "init engine (profile, create kv cache, warmup model) took 6.53 s"
-    code = f"import time; print('engine | {said}', flush=True); time.sleep(600)"
-    with running([sys.executable, "-c", code], {}) as run:
-        while not run.lines:
-            pass
-        assert run.process.poll() is None
-    assert run.process.poll() is not None
-    assert started(run)["engine_init_seconds"] == 6.53
-    assert list(started(run)["phases"]) == ["kv cache"]
-
-
-def test_a_machine_that_is_never_idle_is_not_measured_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "busy_share", lambda _: 0.5)
-    monkeypatch.setattr(module, "DEADLINE_SECONDS", -1)
-    with pytest.raises(module.NotMeasured, match="50% of its cores"):
-        module.wait_until_idle()
-
-
-def test_the_busy_share_is_one() -> None:
-    assert 0 <= busy_share(0.05) <= 1
-
-
-def test_a_run_finds_the_last_of_what_was_said() -> None:
-    run = Run(None, 0.0, [(1.0, "gateway on http://h:1"), (2.0, "gateway on http://h:2")])
-    found = run.find(module.LISTENING)
-    assert found is not None
-    assert found[1] == "2"
+    assert all(sample["busy_before"] <= IDLE for sample in record["samples"])
