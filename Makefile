@@ -100,7 +100,7 @@ test: $(STAMP)-$(ENGINE) $(STAMP)-test ## the whole suite, real vLLM included
 
 .PHONY: test-fast
 test-fast: $(STAMP)-gateway $(STAMP)-test ## the inner loop: no vLLM, half a minute
-	$(BIN)/python -m pytest -n 4 -m "not engine and not torch and not slow"
+	$(BIN)/python -m pytest -n 4 -m "not engine and not torch and not slow and not docker"
 
 .PHONY: check
 check: $(STAMP)-gateway $(STAMP)-dev ## lint, types, generated docs; writes nothing

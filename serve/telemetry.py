@@ -23,7 +23,7 @@ access = logging.getLogger("access")
 POLLED = ("/health", "/ready", "/metrics")
 
 # From a health check to a long generation.
-SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300)
+SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 
 
 class Metrics:
