@@ -33,8 +33,9 @@ RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --quiet --no-cache-dir uv
  && python3 -m venv --without-pip /opt/venv
 COPY constraints.txt /build/
 COPY deploy/image/without-${TARGET}.txt /build/excluded.txt
+# "===": a torch for CPUs, should an index have one, is a later version by its name.
 RUN UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --compile-bytecode \
-      $([ "${TARGET}" = cuda ] && echo torch==2.13.0 || echo torch==2.13.0+cpu) \
+      $([ "${TARGET}" = cuda ] && echo torch===2.13.0 || echo torch==2.13.0+cpu) \
  && cd /opt/venv && find . -type f | sort > /build/torch.files
 
 
