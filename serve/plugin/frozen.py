@@ -6,12 +6,19 @@ refuses ("Failed to reload cache entry from disk"), and a large precompiled head
 temporary folder, made by g++ and for nothing, as there is nothing left to compile. So locks are
 taken in the temporary folder and the header is left out; should something be compiled after all,
 it is compiled without. No cache key holds either.
+
+Nor need it be compiled: vLLM compiles some small functions at the request that first needs them,
+and the bake may have sent none such. Without a compiler that would end the engine, and a client
+could end it. So they are run as Python then, which Dynamo logs; only while a bake is verified,
+it ends the engine, or the proof would be none.
 """
 
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from serve.plugin import factors
 
 VARIABLE = "VLLM_FORCE_AOT_LOAD"
 
@@ -31,11 +38,15 @@ def forced() -> bool:
 
 
 def apply() -> None:
-    """Replace the two functions where Inductor looks them up."""
+    """Replace the two functions where Inductor looks them up, and have Dynamo bear with it."""
+    from torch._dynamo import config
     from torch._inductor import codecache
 
     codecache.get_lock_dir = lock_folder
     codecache._precompile_header = no_header
+    # Whoever verifies has the factors recorded; whoever serves has not.
+    if not os.environ.get(factors.VARIABLE):
+        config.suppress_errors = True
 
 
 def lock_folder() -> str:
