@@ -17,6 +17,7 @@ from serve import __version__, identity
 from serve.baked import retuned, settle, tell
 from serve.cli import run_verb
 from serve.command import engine_environment
+from serve.errors import PreflightError
 from serve.launch import open_launcher
 from serve.plan import Plan, make_plan
 from serve.readahead import read_ahead
@@ -72,7 +73,7 @@ def _settings(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Setting
 
 def _run(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed, os.environ)
-    scratch = tempfile.TemporaryDirectory(prefix="preheat-", ignore_cleanup_errors=True)
+    scratch = _scratch()
     # Ctrl-C raises until the zygote is there; a SIGTERM would just kill us, and waits instead.
     with held((signal.SIGTERM,)), scratch as folder:
         plan = _plan(settings, Path(folder))
@@ -92,7 +93,7 @@ def _run(parsed: argparse.Namespace) -> int:
 def _check(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed, os.environ)
     # A run makes its folder anew; RUN is all that it would print otherwise.
-    plan = _plan(settings, Path(tempfile.gettempdir()) / "preheat-RUN")
+    plan = _plan(settings, Path(_temporary()) / "preheat-RUN")
     plan = settle(plan, settings, can_bake=_can_bake())
     env = engine_environment(plan.command, os.environ)
     if parsed.json:
@@ -124,6 +125,32 @@ def _env(parsed: argparse.Namespace) -> int:
 
 def _plan(settings: Settings, folder: Path) -> Plan:
     return make_plan(settings, Path(sys.executable), folder / "engine.sock")
+
+
+def _scratch() -> "tempfile.TemporaryDirectory[str]":
+    """The folder of one run: its sockets lie in it.
+
+    :raises PreflightError: there is none to be had.
+    """
+    folder = _temporary()
+    try:
+        return tempfile.TemporaryDirectory("", "preheat-", folder, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise PreflightError(f"{folder}: {error.strerror}", "TMPDIR names another") from error
+
+
+def _temporary() -> str:
+    """Where temporary files go.
+
+    :raises PreflightError: no folder takes one: all are read-only, or full.
+    """
+    try:
+        return tempfile.gettempdir()
+    except OSError as error:
+        raise PreflightError(
+            f"no folder takes a temporary file: {error.strerror}",
+            "TMPDIR names one that does; in a container: docker run --tmpfs /tmp",
+        ) from error
 
 
 def _can_bake() -> bool:

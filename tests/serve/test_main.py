@@ -128,6 +128,21 @@ def test_paths_that_lead_nowhere_are_named_and_no_traceback(
     assert "no-such: cannot be read" in said(capsys, *asked, status=1)
 
 
+def test_no_folder_for_temporary_files_is_told_and_no_traceback(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    for verb in ("check", "run"):
+        assert main([verb]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("preheat: no folder takes a temporary file: No usable temporary")
+        assert "hint: TMPDIR names one that does; in a container: docker run --tmpfs /tmp" in err
+
+
 def test_without_the_package_that_bakes_nobody_is_told_to_use_it(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
