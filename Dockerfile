@@ -33,27 +33,34 @@ RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --quiet --no-cache-dir uv
  && python3 -m venv --without-pip /opt/venv
 COPY constraints.txt /build/
 COPY deploy/image/without-${TARGET}.txt /build/excluded.txt
+COPY deploy/image/trim.sh /build/
 # "===": a torch for CPUs, should an index have one, is a later version by its name.
 RUN UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --compile-bytecode \
       $([ "${TARGET}" = cuda ] && echo torch===2.13.0 || echo torch==2.13.0+cpu) \
+ && if [ "${TARGET}" = cpu ]; then sh /build/trim.sh torch; else mkdir /opt/torch-include; fi \
  && cd /opt/venv && find . -type f | sort > /build/torch.files
 
 
 FROM torch AS vllm
+# The classic builder forgets a parent's arguments.
+ARG PIP_FIND_LINKS=
+ARG TARGET=cpu
 COPY pyproject.toml /build/
 # Only what came after torch is left in /opt/rest: a layer of its own, as it changes oftener.
 RUN UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --compile-bytecode \
       --requirements /build/pyproject.toml \
       --extra $([ "${TARGET}" = cuda ] && echo gpu || echo cpu) --extra sign \
+ && if [ "${TARGET}" = cpu ]; then sh /build/trim.sh vllm; fi \
  && mkdir /opt/rest && cd /opt/venv && find . -type f | sort | comm -13 /build/torch.files - \
       | tar --create --files-from=- | tar --extract --directory=/opt/rest
 
 
 FROM vllm AS package
+ARG PIP_FIND_LINKS=
 COPY pyproject.toml README.md LICENSE preheat.py /build/
 COPY serve /build/serve
 COPY bake /build/bake
-RUN /opt/uv/bin/uv pip install --no-deps --target /opt/preheat --compile-bytecode /build \
+RUN UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --no-deps --target /opt/preheat --compile-bytecode /build \
  && mv /opt/preheat/bake /opt/bake
 
 
@@ -103,6 +110,10 @@ RUN apt-get update -qq \
       $(python3 -c 'import sysconfig, os; print("" if os.path.exists(sysconfig.get_path("include") + "/Python.h") else "python3-dev")') \
  && rm -rf /var/lib/apt/lists/* \
  && install -d -o 10001 -g 10001 /opt/preheat/baked
+# What was taken out of torch because compiling alone needs it; nothing where nothing was.
+COPY --from=torch /opt/torch-include /opt/torch-include
+RUN include="$(echo /opt/venv/lib/python3*/site-packages/torch)/include" \
+ && [ -e "${include}" ] || ln -s /opt/torch-include "${include}"
 COPY --from=package /opt/bake /opt/preheat/bake
 USER 10001:10001
 CMD ["bake", "cache", "--help"]
