@@ -121,12 +121,17 @@ def _wanted(parsed: argparse.Namespace, variants: Sequence[str]) -> Any:
             f"model {model.name} lies in {model.path}: an image holds what lies in weights/",
             f"move or copy it to {REPOSITORY / 'weights'}",
         )
+    if ":" in (image := _name(parsed)).rpartition("/")[2]:
+        raise ConfigError(
+            f"IMAGE={image!r}: a build makes the tag itself, of version, device and model",
+            f"say IMAGE={image.rpartition(':')[0]}, and tag what was built: docker tag",
+        )
     names = variants or known_variants(settings.experiments)
     for name in names:
         load_variant(name, settings.experiments)
     return Wanted(
         repository=REPOSITORY,
-        name=_name(parsed),
+        name=image,
         model=model.name,
         target=target,
         variants=tuple(dict.fromkeys(names)),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import TextIO
 
 from docker import DockerClient
@@ -52,7 +53,7 @@ def build(client: DockerClient, recipe: Recipe, log: Path, progress: Progress) -
         decode=True,
     )
     with log.open("w", encoding="utf-8") as written:
-        image = _follow(_written(said, written), recipe.stage, log, progress)
+        image = _follow(_written(said, written), recipe, log, progress)
     log.unlink()
     return image
 
@@ -64,24 +65,28 @@ def _written(said: Iterator[Mapping[str, str]], log: TextIO) -> Iterator[Mapping
         yield chunk
 
 
-def _follow(said: Iterator[Mapping[str, str]], stage: str, log: Path, progress: Progress) -> str:
+def _follow(
+    said: Iterator[Mapping[str, str]], recipe: Recipe, log: Path, progress: Progress
+) -> str:
     step, image = "", ""
     tail: list[str] = []
     for chunk in said:
         if problem := chunk.get("error"):
             why = QUOTED.sub(r"exit status \1", problem.strip())
             raise BakeError(
-                f"building {stage}: {why}\n  in {step or 'no step yet'}\n"
+                f"building {recipe.stage}: {why}\n  in {step or 'no step yet'}\n"
                 + "\n".join(f"  | {line}" for line in tail[-TAIL_LINES:]),
                 f"the whole log is in {log}; what was built so far is used again",
             )
         text = COLOUR.sub("", chunk.get("stream", ""))
         tail = [*tail[-TAIL_LINES:], *(line for line in text.splitlines() if line.strip())]
         if found := STEP.match(text):
-            step = f"step {found[1]}/{found[2]}: {found[3].strip()}"
-            progress.step(found[3].strip()[:60], int(found[1]), int(found[2]))
+            # The builder quotes it as it stands: which base was not found would not be told.
+            words = Template(found[3].strip()).safe_substitute(recipe.arguments)
+            step = f"step {found[1]}/{found[2]}: {words}"
+            progress.step(words[:60], int(found[1]), int(found[2]))
         if found := BUILT.match(text):
             image = found[1]
     if not image:
-        raise BakeError(f"building {stage}: the engine named no image", f"look into {log}")
+        raise BakeError(f"building {recipe.stage}: the engine named no image", f"look into {log}")
     return image

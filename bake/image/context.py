@@ -50,7 +50,7 @@ def files(repository: Path, model: str, roots: Mapping[str, Path]) -> dict[str, 
 def _wanted(name: str, model: str) -> bool:
     if name.startswith("weights/"):
         return name.startswith(f"weights/{model}/")
-    return not name.startswith(".cache/")
+    return not name.startswith((".cache/", ".dockerignore"))
 
 
 def pack(chosen: Mapping[str, Path]) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from docker import DockerClient
-from docker.errors import ImageNotFound
+from docker.errors import APIError, ImageNotFound
 
 from bake import tree
 from bake.errors import BakeError
@@ -90,16 +90,18 @@ def make(client: DockerClient, wanted: Wanted, timer: Timer) -> Made:
     :raises BakeError: naming the stage and what stopped it. No tag has moved.
     """
     known = daemon.facts(client)
+    if wanted.archive is None:
+        daemon.check_device(known, wanted.device)
     with tree.locked(wanted.repository / WORK / "build"):
         sweep(client)
         before = _found(client, _baker_tag(wanted))
         daemon.check_room(known, AGAIN_BYTES if before else FRESH_BYTES[wanted.device])
-        if wanted.archive is None:
-            daemon.check_device(known, wanted.device)
+        # Before anything is built: a file that is no archive should not show after minutes.
+        imported = _imported(wanted, timer) if wanted.archive is not None else {}
         with timer.phase("build what bakes"):
             baker = _build(client, wanted, "baker", known, {}, {}, timer)
             _tag(client, baker, _baker_tag(wanted))
-        roots, baked, said = _roots(client, wanted, baker, timer)
+        roots, baked, said = _roots(client, wanted, baker, imported, timer)
         with timer.phase("build the image"):
             weights = verify.weights_digest(client, baker, wanted.model)
             labels = _labels(wanted, said, roots, weights)
@@ -136,16 +138,19 @@ def _build(  # noqa: PLR0913 - what, where, and for whom
 
 
 def _roots(
-    client: DockerClient, wanted: Wanted, baker: str, timer: Timer
+    client: DockerClient,
+    wanted: Wanted,
+    baker: str,
+    imported: dict[str, Path],
+    timer: Timer,
 ) -> tuple[dict[str, Path], tuple[str, ...], dict[str, Any]]:
     """Baked roots by name, which of them were made now, and what the image says of itself."""
-    if wanted.archive is not None:
-        with timer.phase("import baked caches"):
-            roots = _imported(wanted)
-            told = _told(client, wanted, baker, [root.name for root in roots.values()])
-            for name, root in roots.items():
-                _check_fits(root, name, told[root.name], wanted)
-        return roots, (), next(iter(told.values()))
+    if imported:
+        with timer.phase("ask it whether they fit"):
+            told = _told(client, wanted, baker, [root.name for root in imported.values()])
+        for name, root in imported.items():
+            _check_fits(root, name, told[root.name], wanted)
+        return imported, (), next(iter(told.values()))
     with timer.phase("ask it what to bake"):
         told = _told(client, wanted, baker, wanted.variants)
     base = str(client.images.get(wanted.base).id)
@@ -181,13 +186,14 @@ def _told(
     return dict(zip(variants, found, strict=True))
 
 
-def _imported(wanted: Wanted) -> dict[str, Path]:
+def _imported(wanted: Wanted, timer: Timer) -> dict[str, Path]:
     """The roots of the archive, unpacked and checked, by name."""
     assert wanted.archive is not None  # noqa: S101 - or there is nothing to import
     folder = wanted.repository / WORK / "imported"
     tree.remove(folder)
     folder.mkdir(parents=True)
-    arrived = unpack(wanted.archive, folder, wanted.terms)
+    with timer.phase("unpack and check the caches"):
+        arrived = unpack(wanted.archive, folder, wanted.terms)
     return {str(root.relative_to(folder)): root for root in arrived.roots}
 
 
@@ -272,9 +278,14 @@ def _tag(client: DockerClient, image: str, name: str) -> None:
 
 
 def _tidy(client: DockerClient) -> None:
-    """Remove what an earlier build of ours was tagged as, and no longer is."""
+    """Remove what an earlier build of ours was tagged as, and no longer is, unless it is in use."""
     for stale in client.images.list(filters={"dangling": True, "label": "preheat.model"}):
-        client.images.remove(stale.id, force=False, noprune=False)
+        try:
+            client.images.remove(stale.id, force=False, noprune=False)
+        except APIError as error:
+            # A container still runs from it, or another build has just removed it.
+            if error.status_code not in (404, 409):
+                raise
 
 
 def _found(client: DockerClient, name: str) -> bool:
