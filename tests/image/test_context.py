@@ -1,0 +1,101 @@
+"""What a build gets to see is the same tar for the same files, wherever they lie."""
+
+import io
+import os
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from bake.errors import BakeError
+from bake.image import context
+from tests.image.checkouts import HERE, MODEL
+
+
+def packed(chosen: dict[str, Path]) -> bytes:
+    return b"".join(context.pack(chosen))
+
+
+def some(folder: Path) -> dict[str, Path]:
+    folder.mkdir()
+    files = {"b": b"", "a/ünïcode and space": b"x" * 513, "run": b"#!/bin/sh\n", "c" * 150: b"1"}
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    return {name: folder / name for name in files}
+
+
+def test_tarfile_reads_back_what_was_packed(tmp_path):
+    chosen = some(tmp_path / "a")
+    with tarfile.open(fileobj=io.BytesIO(packed(chosen))) as tar:
+        found = {one.name: tar.extractfile(one).read() for one in tar}  # type: ignore[union-attr]
+    assert found == {name: path.read_bytes() for name, path in chosen.items()}
+
+
+def test_the_same_files_are_the_same_bytes_whoever_owns_them_and_when_they_were_made(tmp_path):
+    one, other = some(tmp_path / "a"), some(tmp_path / "b")
+    for path in other.values():
+        os.utime(path, (1, 1))
+        path.chmod(0o600)
+        if os.geteuid() == 0:
+            os.chown(path, 4711, 4711)
+    assert packed(one) == packed(other)
+
+
+def test_of_modes_only_that_it_can_be_run_is_kept(tmp_path):
+    chosen = some(tmp_path / "a")
+    chosen["run"].chmod(0o4711)
+    with tarfile.open(fileobj=io.BytesIO(packed(chosen))) as tar:
+        members = {one.name: one for one in tar}
+    assert {stat.S_IMODE(members[name].mode) for name in chosen if name != "run"} == {0o644}
+    assert members["run"].mode == 0o755
+    assert {(one.uid, one.gid, one.mtime) for one in members.values()} == {(0, 0, context.THE_TIME)}
+
+
+def test_a_file_that_shrinks_while_it_is_read_stops_the_build(tmp_path):
+    path = tmp_path / "shrinks"
+    path.write_bytes(b"x" * 3 * context.CHUNK_BYTES)
+    pieces = context.pack({"shrinks": path})
+    next(pieces), next(pieces)
+    os.truncate(path, context.CHUNK_BYTES)
+    with pytest.raises(BakeError, match="became shorter while it was read"):
+        list(pieces)
+
+
+def test_a_file_that_grows_while_it_is_read_is_as_long_as_it_was(tmp_path):
+    path = tmp_path / "grows"
+    path.write_bytes(b"x" * 10)
+    pieces = context.pack({"grows": path})
+    first = next(pieces)
+    path.write_bytes(b"x" * 100_000)
+    with tarfile.open(fileobj=io.BytesIO(first + b"".join(pieces))) as tar:
+        assert [one.size for one in tar] == [10]
+
+
+class TestFiles:
+    def test_of_models_and_roots_only_what_was_asked_for(self, tmp_path):
+        for name in ("weights/tiny/a", "weights/other/a", "serve/x.py", ".cache/image/baked/k/x"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        (tmp_path / ".dockerignore").write_text("# words\n*\n!weights\n!serve\n!.cache\n")
+        (tmp_path / "root/sub").mkdir(parents=True)
+        (tmp_path / "root/sub/file").touch()
+        chosen = context.files(tmp_path, "tiny", {"cpu/tiny/v": tmp_path / "root"})
+        assert list(chosen) == [
+            ".cache/image/baked/cpu/tiny/v/sub/file",
+            "serve/x.py",
+            "weights/tiny/a",
+        ]
+
+    def test_nothing_of_git_tests_or_a_person_is_among_them(self):
+        chosen = context.files(HERE.path, MODEL, {})
+        tops = {name.split("/")[0] for name in chosen}
+        assert tops.isdisjoint({".git", ".venv", ".work", "tests", ".env", ".ci"})
+        assert not [name for name in chosen if "__pycache__" in name]
+
+    def test_a_folder_that_is_no_checkout_and_a_model_that_is_not_there(self, tmp_path):
+        with pytest.raises(BakeError, match=r"\.dockerignore: No such file"):
+            context.files(tmp_path, "tiny", {})
+        with pytest.raises(BakeError, match=r"no model in .*weights/huge"):
+            context.files(HERE.path, "huge", {})

@@ -1,0 +1,118 @@
+"""Which runtime serves, and the exact `docker run` that does."""
+
+import pytest
+
+from bake.errors import BakeError
+from bake.image.run import Asked, Image, Local, argv, choose, parse, passed, unlike
+from serve.errors import ConfigError
+
+ASKED = Asked("seq8", "", "", "127.0.0.1", 8000)
+LABELS = {
+    "preheat.device": "cpu",
+    "preheat.target": "cpu",
+    "preheat.model": "tiny",
+    "preheat.baked.seq8": "sha256:00",
+    "preheat.baked.seq8-best": "sha256:11",
+}
+HERE = Image("preheat:1", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("word", "runtime"), [("", "auto"), ("auto", "auto"), ("local", "local"), ("docker", "docker")]
+)
+def test_a_runtime_is_one_of_three(word, runtime):
+    assert parse(word) == runtime
+
+
+def test_another_is_refused():
+    with pytest.raises(ConfigError, match="RUNTIME='Docker': expected local or docker"):
+        parse("Docker")
+
+
+class TestChoose:
+    def test_local_is_local_whatever_there_is(self):
+        assert choose("local", "preheat:1", LABELS, "", ASKED) == Local("RUNTIME=local")
+
+    @pytest.mark.parametrize("runtime", ["auto", "docker"])
+    def test_an_image_that_is_what_was_asked_for_is_taken(self, runtime):
+        assert choose(runtime, "preheat:1", LABELS, "", ASKED) == HERE
+
+    def test_without_an_image_it_is_local_and_says_why(self):
+        assert choose("auto", "preheat:1", None, "no engine", ASKED) == Local("no engine")
+
+    def test_docker_without_an_image_is_refused(self):
+        with pytest.raises(BakeError, match="RUNTIME=docker: no engine") as caught:
+            choose("docker", "preheat:1", None, "no engine", ASKED)
+        assert "make build" in caught.value.hint
+
+    def test_docker_with_another_image_is_refused(self):
+        asked = Asked("baseline", "", "", "127.0.0.1", 8000)
+        with pytest.raises(BakeError, match="the image holds seq8, seq8-best, not baseline"):
+            choose("docker", "preheat:1", LABELS, "", asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (ASKED, ""),
+        (Asked("seq8", "tiny", "cpu", "", 1), ""),
+        (Asked("seq9", "", "", "", 1), "the image holds seq8, seq8-best, not seq9"),
+        (Asked("seq8", "big", "", "", 1), "the image holds model tiny, not big"),
+        (Asked("seq8", "", "a10g", "", 1), "the image holds target cpu, not a10g"),
+    ],
+)
+def test_how_an_image_is_unlike_what_was_asked_for(asked, why):
+    assert unlike(LABELS, asked) == why
+
+
+def test_an_image_without_variants_says_so():
+    assert unlike({}, ASKED) == "the image holds no variant, not seq8"
+
+
+class TestArgv:
+    def test_it_may_write_nothing_but_tmp_and_has_no_privilege(self):
+        words = argv(HERE, ASKED, bridged=True, passed=())
+        said = " ".join(words)
+        assert words[:3] == ["docker", "run", "--rm"]
+        for option in (
+            "--read-only --tmpfs /tmp",
+            "--cap-drop ALL",
+            "--security-opt no-new-privileges",
+            "--env VARIANT=seq8",
+            "--publish 127.0.0.1:8000:8000",
+        ):
+            assert option in said
+        assert words[-1] == "preheat:1"
+        assert "--gpus" not in words
+
+    def test_an_ipv6_address_stands_in_brackets(self):
+        asked = Asked("seq8", "", "", "::1", 8001)
+        assert "[::1]:8001:8000" in argv(HERE, asked, bridged=True, passed=())
+
+    def test_without_a_bridge_it_listens_on_this_machine_itself(self):
+        said = " ".join(argv(HERE, ASKED, bridged=False, passed=()))
+        assert "--network host --env PORT=8000 --env PREHEAT_HOST=127.0.0.1" in said
+        assert "--publish" not in said
+
+    def test_a_gpu_is_given_to_what_needs_one(self):
+        words = argv(Image("preheat:1", "cuda"), ASKED, bridged=True, passed=())
+        assert words[words.index("--gpus") + 1] == "1"
+
+    def test_variables_go_by_name_so_that_no_value_shows(self):
+        words = argv(HERE, ASKED, bridged=True, passed=("PREHEAT_LOG_FORMAT",))
+        assert words[words.index("PREHEAT_LOG_FORMAT") - 1] == "--env"
+
+
+def test_settings_are_passed_and_paths_of_this_machine_are_not():
+    environ = {
+        "PREHEAT_LOG_FORMAT": "json",
+        "PREHEAT_DRAIN_SECONDS": "5",
+        "PREHEAT_HOST": "::",
+        "PREHEAT_BAKED_ROOT": "/home/me",
+        "PREHEAT_CACHE_ROOT": "/home/me",
+        "PREHEAT_EXPERIMENTS": "/home/me",
+        "VARIANT": "seq8",
+        "HOME": "/root",
+        "VLLM_USE_V1": "1",
+    }
+    assert passed(environ) == ["PREHEAT_DRAIN_SECONDS", "PREHEAT_LOG_FORMAT"]
