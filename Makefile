@@ -95,11 +95,11 @@ eval-image: $(STAMP)-$(ENGINE) $(STAMP)-image ## the image beside a native start
 	$(BIN)/python -m scripts.measure_image '$(VARIANT)' --model '$(MODEL)' --target '$(TARGET)' --image '$(IMAGE)'
 
 .PHONY: test
-test: $(STAMP)-$(ENGINE) $(STAMP)-test ## the whole suite, real vLLM included
+test: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-image ## the whole suite, real vLLM included
 	$(BIN)/python -m pytest
 
 .PHONY: test-fast
-test-fast: $(STAMP)-gateway $(STAMP)-test ## the inner loop: no vLLM, half a minute
+test-fast: $(STAMP)-gateway $(STAMP)-test $(STAMP)-image ## the inner loop: no vLLM, half a minute
 	$(BIN)/python -m pytest -n 4 -m "not engine and not torch and not slow and not docker"
 
 .PHONY: check

@@ -155,15 +155,6 @@ class Stack:
 
 
 @pytest.fixture(scope="session")
-def image() -> str:
-    """The appliance; built and named by whoever runs this."""
-    name = os.environ.get("PREHEAT_TEST_IMAGE", "")
-    if not name:
-        pytest.skip("PREHEAT_TEST_IMAGE names no image of the appliance")
-    return name
-
-
-@pytest.fixture(scope="session")
 def stack(has_compose: None, image: str) -> Iterator[Stack]:
     if not has("docker", "info"):
         pytest.skip("no Docker engine answers")
