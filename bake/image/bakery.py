@@ -25,7 +25,7 @@ TAIL_LINES = 15
 # Of our own code, what a baked root depends on: how an engine is started, patched and warmed.
 INPUTS = (
     "constraints.txt",
-    "deploy/image/*.txt",
+    "deploy/image/*",
     "serve/plugin/**/*.py",
     "serve/command.py",
     "serve/forkserver.py",

@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,9 @@ def make(client: DockerClient, wanted: Wanted, timer: Timer) -> Made:
             weights = verify.weights_digest(client, baker, wanted.model)
             labels = _labels(wanted, said, roots, weights)
             image = _build(client, wanted, "appliance", known, roots, labels, timer)
-        verified = _verified(client, wanted, image, known, timer)
+        with _unless_proven(client, image):
+            verified = _verified(client, wanted, image, known, timer)
         _tag(client, image, wanted.tag)
-        _tidy(client)
     built = client.images.get(image)
     size = int(built.attrs["Size"])
     return Made(built.id, wanted.tag, size, baked, tuple(verified), timer.seconds)
@@ -274,26 +275,40 @@ def _verified(
 
 
 def _tag(client: DockerClient, image: str, name: str) -> None:
+    """Give ``image`` its name, and remove what had it, which nobody can name any more."""
+    replaced = _found(client, name)
     client.images.get(image).tag(*name.rsplit(":", 1))
+    if replaced is not None:
+        _remove(client, replaced)
 
 
-def _tidy(client: DockerClient) -> None:
-    """Remove what an earlier build of ours was tagged as, and no longer is, unless it is in use."""
-    for stale in client.images.list(filters={"dangling": True, "label": "preheat.model"}):
-        try:
-            client.images.remove(stale.id, force=False, noprune=False)
-        except APIError as error:
-            # A container still runs from it, or another build has just removed it.
-            if error.status_code not in (404, 409):
-                raise
-
-
-def _found(client: DockerClient, name: str) -> bool:
+@contextmanager
+def _unless_proven(client: DockerClient, image: str) -> Iterator[None]:
+    """Within: a failure removes ``image``, which has no name yet."""
     try:
-        client.images.get(name)
+        yield
+    except BaseException:
+        _remove(client, image)
+        raise
+
+
+def _remove(client: DockerClient, image: str) -> None:
+    """Remove an image of ours, unless a name or a container holds it."""
+    try:
+        if not client.images.get(image).tags:
+            client.images.remove(image)
+    except APIError as error:
+        # Another build has just removed it, or a container runs from it.
+        if error.status_code not in (404, 409):
+            raise
+
+
+def _found(client: DockerClient, name: str) -> str | None:
+    """The id of the image of that name, if there is one."""
+    try:
+        return str(client.images.get(name).id)
     except ImageNotFound:
-        return False
-    return True
+        return None
 
 
 def _baker_tag(wanted: Wanted) -> str:
