@@ -3,7 +3,7 @@
 # Dockerfile for the classic builder and for BuildKit alike.
 #
 #   system ─► torch ─► vllm         builders: uv, wheels, bytecode
-#      └────► engine ─► model ─┬─► runtime ─► baker     what bakes: a compiler, `bake/`
+#      └────► engine ─► model ─┬─► compiler ─► baker    what bakes: + a compiler, + code
 #                              └─► appliance            what ships: + baked caches, + code
 #
 # The base is named by an argument, so that production can pin it by digest.
@@ -96,14 +96,7 @@ ENV MODEL=${MODEL} TARGET=${SERVES}
 COPY weights/${MODEL} /opt/preheat/weights/${MODEL}
 
 
-FROM model AS runtime
-COPY --from=package /opt/preheat /opt/preheat
-COPY experiments /opt/preheat/experiments
-USER 10001:10001
-
-
-FROM runtime AS baker
-USER root
+FROM model AS compiler
 # Inductor compiles with g++ and includes Python.h, which some bases have and some do not.
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends g++ \
@@ -114,6 +107,12 @@ RUN apt-get update -qq \
 COPY --from=torch /opt/torch-include /opt/torch-include
 RUN include="$(echo /opt/venv/lib/python3*/site-packages/torch)/include" \
  && [ -e "${include}" ] || ln -s /opt/torch-include "${include}"
+
+
+# Code last here too: a line of the gateway must not install a compiler again.
+FROM compiler AS baker
+COPY --from=package /opt/preheat /opt/preheat
+COPY experiments /opt/preheat/experiments
 COPY --from=package /opt/bake /opt/preheat/bake
 USER 10001:10001
 CMD ["bake", "cache", "--help"]
