@@ -19,6 +19,7 @@ RUN apt-get update -qq \
 FROM system AS torch
 # Where wheels are looked for, beside what the base is configured with. Stages that ship take
 # files from here and no layer, so that neither these nor uv can be found in an image.
+ARG PIP_INDEX_URL=
 ARG PIP_EXTRA_INDEX_URL=
 ARG PIP_FIND_LINKS=
 ARG TARGET=cpu
@@ -35,40 +36,44 @@ COPY constraints.txt /build/
 COPY deploy/image/without-${TARGET}.txt /build/excluded.txt
 COPY deploy/image/trim.sh /build/
 # "===": a torch for CPUs, should an index have one, is a later version by its name.
-RUN UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --compile-bytecode \
+RUN UV_DEFAULT_INDEX="${PIP_INDEX_URL}" UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --compile-bytecode \
       $([ "${TARGET}" = cuda ] && echo torch===2.13.0 || echo torch==2.13.0+cpu) \
  && if [ "${TARGET}" = cpu ]; then sh /build/trim.sh torch; else mkdir /opt/torch-include; fi \
- && cd /opt/venv && find . -type f | sort > /build/torch.files
+ && cd /opt/venv && find . -type f > /build/torch.files && sort -o /build/torch.files /build/torch.files
 
 
 FROM torch AS vllm
 # The classic builder forgets a parent's arguments.
+ARG PIP_INDEX_URL=
 ARG PIP_FIND_LINKS=
 ARG TARGET=cpu
 COPY pyproject.toml /build/
 # Only what came after torch is left in /opt/rest: a layer of its own, as it changes oftener.
-RUN UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --compile-bytecode \
+RUN UV_DEFAULT_INDEX="${PIP_INDEX_URL}" UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --compile-bytecode \
       --requirements /build/pyproject.toml \
       --extra $([ "${TARGET}" = cuda ] && echo gpu || echo cpu) --extra sign \
  && if [ "${TARGET}" = cpu ]; then sh /build/trim.sh vllm; fi \
- && mkdir /opt/rest && cd /opt/venv && find . -type f | sort | comm -13 /build/torch.files - \
-      | tar --create --files-from=- | tar --extract --directory=/opt/rest
+ && cd /opt/venv && find . -type f > /build/all.files && sort -o /build/all.files /build/all.files \
+ && comm -13 /build/torch.files /build/all.files > /build/rest.files && mkdir /opt/rest \
+ && xargs --delimiter='\n' --arg-file=/build/rest.files cp --archive --parents --target-directory=/opt/rest
 
 
 FROM vllm AS package
+ARG PIP_INDEX_URL=
 ARG PIP_FIND_LINKS=
 COPY pyproject.toml README.md LICENSE preheat.py /build/
 COPY serve /build/serve
 COPY bake /build/bake
-RUN UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --no-deps --target /opt/preheat --compile-bytecode /build \
- && mv /opt/preheat/bake /opt/bake
+RUN UV_DEFAULT_INDEX="${PIP_INDEX_URL}" UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --no-deps --target /opt/preheat --compile-bytecode /build \
+ && mv /opt/preheat/bake /opt/bake && rm -f /opt/preheat/.lock
 
 
 FROM system AS engine
 COPY --from=torch /opt/venv /opt/venv
 COPY --from=vllm /opt/rest /opt/venv
 # `preheat` lies outside of the environment, in the last layer, and is found by this.
-RUN echo /opt/preheat > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/preheat.pth" \
+RUN rm -f /opt/venv/.lock \
+ && echo /opt/preheat > "$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/preheat.pth" \
  && useradd --uid 10001 --user-group --no-log-init --no-create-home --home-dir /tmp preheat
 # Everything below is the same for every image made of this, so it stands before what changes.
 ENV PATH=/opt/preheat/bin:/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \

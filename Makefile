@@ -108,6 +108,7 @@ check: $(STAMP)-gateway $(STAMP)-dev ## lint, types, generated docs; writes noth
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m scripts.docs --check
+	$(BIN)/hadolint Dockerfile
 
 .PHONY: fix
 fix: $(STAMP)-gateway $(STAMP)-dev ## format, apply safe fixes, generate docs

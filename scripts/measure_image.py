@@ -170,6 +170,8 @@ def rebuilt(number: int, parsed: argparse.Namespace) -> dict[str, Any]:
             file.write(f"# measured {time.time_ns()}\n")
         words = [sys.executable, "-m", "bake.image", "build", parsed.variant, "--json"]
         words += ["--image", f"{parsed.image}-measured"]
+        words += ["--model", parsed.model] if parsed.model else []
+        words += ["--target", parsed.target] if parsed.target else []
         busy = wait_until_idle()
         env = {n: v for n, v in os.environ.items() if n not in ("VARIANT", "PYTHONPATH")}
         began = time.monotonic()
@@ -180,7 +182,6 @@ def rebuilt(number: int, parsed: argparse.Namespace) -> dict[str, Any]:
         made = json.loads(done.stdout)
     with daemon.engine() as client:
         client.images.remove(made["tag"])
-        client.images.remove(made["tag"].replace("-measured:", "-measured-baker:"))
     phases = made["seconds"]
     building = sum(s for name, s in phases.items() if not name.startswith(NOT_BUILDING))
     print(f"rebuild {number}: {building:.2f} s", file=sys.stderr)

@@ -47,6 +47,19 @@ def check_memory(needed: int, free: int, what: str) -> None:
         )
 
 
+def check_compiler(found: str | None) -> None:
+    """Refuse a start that will compile where nothing can; torch says so after ten seconds.
+
+    :raises PreflightError: there is no ``found``.
+    """
+    if found is None:
+        raise PreflightError(
+            "a start without a baked cache compiles, and there is no g++ on PATH",
+            "serve a variant that is baked (PREHEAT_CACHE_POLICY=require says why one is not "
+            "used), or install g++",
+        )
+
+
 def check_socket(path: Path) -> None:
     """Refuse a socket that the kernel could not name: vLLM would only find out after its imports.
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,15 @@ from serve.command import INHERITED, served_names
 from serve.engine import Engine, Limits
 from serve.launch import Launcher
 from serve.plan import Plan
-from serve.preflight import MIB, bind, check_memory, check_socket, free_memory, needed_bytes
+from serve.preflight import (
+    MIB,
+    bind,
+    check_compiler,
+    check_memory,
+    check_socket,
+    free_memory,
+    needed_bytes,
+)
 from serve.settings import Settings
 from serve.signals import STOPPING
 from serve.telemetry import configure_logging
@@ -46,6 +55,8 @@ def run(settings: Settings, plan: Plan, launcher: Launcher, environ: Mapping[str
     configure_logging(settings.log_format)
     if settings.check_memory:
         check_memory(needed_bytes(plan.model, plan.target), *free_memory(plan.target, plan.gpu))
+    if plan.target.device == "cpu" and not plan.cache.used:
+        check_compiler(shutil.which("g++", path=plan.command.env.get("PATH")))
     check_socket(plan.command.socket)
     _tell(plan, environ)
     with bind(settings.host, settings.port) as listener:

@@ -15,6 +15,16 @@ from tests.image.images import Built, build, forget
 NAME = f"preheat-test-{os.getpid()}"
 
 
+# The first test that wants the appliance builds it, from nothing on a bare machine.
+BUILD_SECONDS = 1800
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"image", "built"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.timeout(BUILD_SECONDS))
+
+
 @pytest.fixture(scope="session")
 def client() -> Iterator[DockerClient]:
     """Whichever engine answers. Where none does: skipped, or failed if REQUIRE_DOCKER is set."""

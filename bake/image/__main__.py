@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -39,6 +40,11 @@ Exit status 0 done, 1 failed, 2 usage or configuration.
 """
 INSTALL = "pip install 'preheat[image]'"
 BASE = "python:3.11-slim-bookworm"
+# A host and its port, folders, the name, a tag.
+PART = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
+NAME = re.compile(
+    rf"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?{PART}(?:/{PART})*(?::[A-Za-z0-9_][\w.-]{{0,127}})?"
+)
 ARCHIVE = Path("cache_import.tar.zst")
 
 
@@ -145,10 +151,8 @@ def _name(parsed: argparse.Namespace) -> str:
 
     :raises ConfigError: it is none that an engine would take.
     """
-    import re
-
     name = parsed.image or os.environ.get("IMAGE") or "preheat"
-    if not re.fullmatch(r"[a-z0-9]+([._:/-]+[a-zA-Z0-9]+)*", name):
+    if not NAME.fullmatch(name):
         raise ConfigError(f"IMAGE={name!r} is no name of an image")
     return str(name)
 
@@ -202,12 +206,9 @@ def _export(parsed: argparse.Namespace) -> int:
 
     image = _tagged(parsed)
     with daemon.engine() as client, tempfile.TemporaryDirectory(prefix="preheat-") as folder:
-        labels = verify.check_image(client, image)
+        holds = verify.check_image(client, image)
         below = Path(folder)
-        names = [
-            f"{labels['preheat.target']}/{labels['preheat.model']}/{variant}"
-            for variant in verify.baked_variants(labels)
-        ]
+        names = [holds.root(variant) for variant in holds.variants]
         with container.container(client, image) as one:
             for name in names:
                 (below / name).parent.mkdir(parents=True, exist_ok=True)
@@ -226,11 +227,10 @@ def _verify(parsed: argparse.Namespace) -> int:
 
     image = _tagged(parsed)
     with daemon.engine() as client, shown() as progress:
-        labels = verify.check_image(client, image)
-        device = labels["preheat.device"]
-        daemon.check_device(daemon.facts(client), device)
-        variants = parsed.variants or verify.baked_variants(labels)
-        done = verify.verify(client, image, list(dict.fromkeys(variants)), device, progress)
+        holds = verify.check_image(client, image)
+        daemon.check_device(daemon.facts(client), holds.device)
+        variants = list(dict.fromkeys(parsed.variants or holds.variants))
+        done = verify.verify(client, image, variants, holds.device, progress)
         layers = report.layers(client, image)
     size = sum(layer.size for layer in layers)
     if parsed.json:
@@ -265,24 +265,36 @@ def _asked(parsed: argparse.Namespace) -> Any:
 
 def _chosen(parsed: argparse.Namespace) -> tuple[Any, bool]:
     """What serves, and whether the engine's containers have a network of their own."""
-    from docker.errors import ImageNotFound
-
-    from bake.image import daemon, run
+    from bake.image import run
 
     runtime = run.parse(os.environ.get("RUNTIME", ""))
     asked, image = _asked(parsed), _tagged(parsed)
     labels, why, bridged = None, "", True
     if runtime != "local":
         try:
-            with daemon.engine() as client:
-                bridged = daemon.facts(client).bridged
-                try:
-                    labels = client.images.get(image).labels
-                except ImageNotFound:
-                    why = f"no image {image}"
+            labels, bridged = _found(image)
         except BakeError as error:
             why = error.what
+        except ModuleNotFoundError as error:
+            why = f"the package {error.name} is not installed"
     return run.choose(runtime, image, labels, why, asked), bridged
+
+
+def _found(image: str) -> tuple[dict[str, str], bool]:
+    """The labels of an image, and whether the engine's containers have a network of their own.
+
+    :raises BakeError: no engine answers, or it has no such image.
+    """
+    from docker.errors import ImageNotFound
+
+    from bake.image import daemon
+
+    with daemon.engine() as client:
+        try:
+            found: dict[str, str] = client.images.get(image).labels
+        except ImageNotFound as error:
+            raise BakeError(f"no image {image}") from error
+        return found, daemon.facts(client).bridged
 
 
 def _runtime(parsed: argparse.Namespace) -> int:
@@ -301,6 +313,15 @@ def _run(parsed: argparse.Namespace) -> int:
     from bake.image import run
 
     os.environ["RUNTIME"] = "docker"
+    # The command would follow a context of its own: it must be the engine that was asked.
+    os.environ.setdefault("DOCKER_HOST", "unix:///var/run/docker.sock")
+    keys = Path(os.environ.get("PREHEAT_TRUSTED_KEYS") or "/")
+    if keys.is_file():
+        # A file of this machine is none of the container's; the keys themselves are short.
+        trusted_keys(str(keys))
+        lines = [line.strip() for line in keys.read_text(encoding="utf-8").splitlines()]
+        given = [line for line in lines if line and not line.startswith("#")]
+        os.environ["PREHEAT_TRUSTED_KEYS"] = ",".join(given)
     chosen, bridged = _chosen(parsed)
     words = run.argv(chosen, _asked(parsed), bridged=bridged, passed=run.passed(os.environ))
     if parsed.json:

@@ -24,11 +24,13 @@ IN_IMAGE = "/opt/preheat/baked"
 TAIL_LINES = 15
 # Of our own code, what a baked root depends on: how an engine is started, patched and warmed.
 INPUTS = (
+    "Dockerfile",
     "constraints.txt",
     "deploy/image/*",
     "serve/plugin/**/*.py",
     "serve/command.py",
     "serve/forkserver.py",
+    "serve/launch.py",
     "bake/answer.py",
     "bake/cache.py",
     "bake/trial.py",
@@ -36,18 +38,18 @@ INPUTS = (
 )
 
 
-def key_of(identity: Mapping[str, Any], base: str, repository: Path) -> str:
+def key_of(identity: Mapping[str, Any], base: str, weights: str, repository: Path) -> str:
     """SHA-256 over everything that a bake is made from.
 
     ``identity`` is what the image says of the variant on this device, ``base`` the image that it
-    stands on.
+    stands on, ``weights`` the digest of the model in it: the answer depends on them.
     """
     sources = {
         str(path.relative_to(repository)): hashlib.sha256(path.read_bytes()).hexdigest()
         for pattern in INPUTS
         for path in repository.glob(pattern)
     }
-    made_from = {"identity": identity, "base": base, "sources": sources}
+    made_from = {"identity": identity, "base": base, "weights": weights, "sources": sources}
     canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -55,7 +57,7 @@ def key_of(identity: Mapping[str, Any], base: str, repository: Path) -> str:
 def is_current(root: Path, key: str) -> bool:
     """Whether ``root`` was baked from what ``key`` stands for, and is still what was baked."""
     try:
-        return _key_file(root).read_text(encoding="utf-8") == key and not manifest.verify(root)
+        return _key_file(root).read_bytes() == key.encode() and not manifest.verify(root)
     except OSError:
         return False
 

@@ -1,5 +1,6 @@
 """Containers that do one thing for a build and are gone afterwards, whatever happens."""
 
+import hashlib
 import io
 import os
 import platform
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from docker import DockerClient
-from docker.errors import ImageNotFound, NotFound
+from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
 
 from bake.errors import BakeError
+from serve import manifest
 
 # Which process of which machine made it, so that what a killed one left can be told.
 LABEL = "preheat.maker"
+REBUILD = "build it again: make build"
 # As little as an appliance is meant to run with.
 SANDBOX: Mapping[str, Any] = {
     "network_mode": "none",
@@ -53,6 +56,17 @@ def _maker() -> str:
     return f"{platform.node()}:{os.getpid()}"
 
 
+def start(one: Container) -> None:
+    """Start it.
+
+    :raises BakeError: what it is to execute is not in its image, or the engine cannot.
+    """
+    try:
+        one.start()
+    except APIError as error:
+        raise BakeError(f"its container does not start: {error.explanation}", REBUILD) from error
+
+
 def end(done: Container) -> int:
     """Its exit status, once it has ended.
 
@@ -74,10 +88,14 @@ def output(client: DockerClient, image: str, command: list[str], **options: Any)
     :raises BakeError: it failed; its own words.
     """
     with container(client, image, entrypoint=command[:1], command=command[1:], **options) as one:
-        one.start()
+        start(one)
         if end(one):
-            said = one.logs(stdout=False).decode(errors="replace").strip()
-            raise BakeError(said.removeprefix("preheat: ") or f"{command[0]} failed in {image}")
+            said = one.logs(stdout=False).decode(errors="replace").strip().splitlines()
+            # The last line of a traceback names what it is.
+            told = said if said and said[0].startswith("preheat: ") else said[-1:]
+            raise BakeError(
+                "\n".join(told).removeprefix("preheat: ") or f"{command[0]} failed in {image}"
+            )
         return bytes(one.logs(stderr=False))
 
 
@@ -110,13 +128,42 @@ def fetch(one: Container, path: str, folder: Path) -> None:
 
     :raises BakeError: there is no such path, or the copy is not plain files and folders.
     """
+    with _archive(one, path) as archive:
+        archive.extractall(folder, filter="data")
+
+
+def digest(one: Container, path: str) -> str:
+    """``sha256:…`` of the file at ``path``, or over all files below it (``serve.manifest``'s form).
+
+    :raises BakeError: there is no such path, or there are links or devices in it.
+    """
+    files: list[manifest.Entry] = []
+    with _archive(one, path) as archive:
+        for member in archive:
+            if member.isdir():
+                continue
+            content = archive.extractfile(member) if member.isreg() else None
+            if content is None:
+                raise BakeError(f"{member.name} in {path} is no plain file", REBUILD)
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
+            below = member.name.partition("/")[2]
+            if not below:
+                return f"sha256:{sha256}"
+            files.append(manifest.Entry(path=below, sha256=sha256, size=member.size))
+    listed = manifest.Manifest(files=sorted(files, key=lambda file: file.path), schema=1)
+    return f"sha256:{hashlib.sha256(manifest.dump(listed)).hexdigest()}"
+
+
+@contextmanager
+def _archive(one: Container, path: str) -> Iterator[tarfile.TarFile]:
+    """What the engine gives of ``path``, to be read once from front to end."""
     try:
         chunks, _ = one.get_archive(path)
     except NotFound as error:
-        raise BakeError(f"the container has no {path}") from error
+        raise BakeError(f"the image has no {path}", REBUILD) from error
     try:
         stream = io.BufferedReader(_Chunks(iter(chunks)), 2**20)
         with tarfile.open(fileobj=stream, mode="r|") as archive:
-            archive.extractall(folder, filter="data")
-    except (tarfile.TarError, OSError) as error:
-        raise BakeError(f"{path} could not be copied to {folder}: {error}") from error
+            yield archive
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise BakeError(f"{path} cannot be read out of the image: {error}") from error

@@ -4,6 +4,7 @@ Which files, says ``.dockerignore``, as it does to the docker command. Owners, t
 umask of a checkout are left out. Streamed: a model of many gigabytes is not copied first.
 """
 
+import os
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,12 @@ def files(repository: Path, model: str, roots: Mapping[str, Path]) -> dict[str, 
     for name, root in roots.items():
         found = (path for path in root.rglob("*") if not path.is_dir())
         chosen |= {f"{BAKED}/{name}/{path.relative_to(root)}": path for path in found}
+    for name, path in chosen.items():
+        if not (path.is_file() and os.access(path, os.R_OK)):
+            raise BakeError(
+                f"{name}: no plain file that can be read, so it cannot go into an image",
+                f"look at it: ls -l {path}",
+            )
     if not any(name.startswith(f"weights/{model}/") for name in chosen):
         raise BakeError(
             f"no model in {repository / 'weights' / model}: an image holds what lies in weights/",

@@ -13,6 +13,7 @@ from docker import DockerClient
 from docker.errors import APIError, DockerException
 from docker.types import DeviceRequest
 from requests.exceptions import RequestException
+from urllib3.exceptions import HTTPError
 
 from bake.errors import BakeError
 
@@ -54,8 +55,11 @@ def engine() -> Iterator[DockerClient]:
     try:
         yield client
     except APIError as error:
-        raise BakeError(f"the Docker engine refused: {error.explanation or error}") from error
-    except RequestException as error:
+        raise BakeError(
+            f"the Docker engine refused: {error.explanation or error}",
+            "its own log says more (journalctl --unit docker)",
+        ) from error
+    except (DockerException, RequestException, HTTPError) as error:
         raise BakeError(
             f"the Docker engine at {where} went away: {error}", "is it running still?"
         ) from error

@@ -20,10 +20,11 @@ from typing import Any
 from docker import DockerClient
 from docker.errors import APIError, ImageNotFound
 
-from bake import tree
+from bake import answer, tree
 from bake.errors import BakeError
 from bake.image import bakery, build, context, daemon, verify
-from bake.image.container import output, sweep
+from bake.image.container import container, output, sweep
+from bake.image.labels import Holds
 from bake.image.verify import Verified
 from bake.progress import Timer
 from bake.shipping import Terms
@@ -67,6 +68,10 @@ class Wanted:
         """What it is called once it is proven."""
         return tag(self.name, self.device, self.model)
 
+    def root(self, variant: str) -> str:
+        """``<target>/<model>/<variant>``."""
+        return f"{self.target.name}/{self.model}/{variant}"
+
 
 @dataclass(frozen=True)
 class Made:
@@ -95,17 +100,22 @@ def make(client: DockerClient, wanted: Wanted, timer: Timer) -> Made:
         daemon.check_device(known, wanted.device)
     with tree.locked(wanted.repository / WORK / "build"):
         sweep(client)
-        before = _found(client, _baker_tag(wanted))
+        before = _found(client, wanted.tag)
         daemon.check_room(known, AGAIN_BYTES if before else FRESH_BYTES[wanted.device])
         # Before anything is built: a file that is no archive should not show after minutes.
         imported = _imported(wanted, timer) if wanted.archive is not None else {}
         with timer.phase("build what bakes"):
             baker = _build(client, wanted, "baker", known, {}, {}, timer)
-            _tag(client, baker, _baker_tag(wanted))
-        roots, baked, said = _roots(client, wanted, baker, imported, timer)
+            with container(client, baker) as one:
+                digests = verify.digests(one, wanted.model)
+        if imported:
+            roots: dict[str, Path] = imported
+            baked: tuple[str, ...] = ()
+            said = _checked(client, wanted, baker, imported, timer)
+        else:
+            roots, baked, said = _baked(client, wanted, baker, digests["weights"], timer)
         with timer.phase("build the image"):
-            weights = verify.weights_digest(client, baker, wanted.model)
-            labels = _labels(wanted, said, roots, weights)
+            labels = _labels(wanted, said, roots, digests)
             image = _build(client, wanted, "appliance", known, roots, labels, timer)
         with _unless_proven(client, image):
             verified = _verified(client, wanted, image, known, timer)
@@ -138,28 +148,18 @@ def _build(  # noqa: PLR0913 - what, where, and for whom
     return build.build(client, recipe, log, timer.progress)
 
 
-def _roots(
-    client: DockerClient,
-    wanted: Wanted,
-    baker: str,
-    imported: dict[str, Path],
-    timer: Timer,
+def _baked(
+    client: DockerClient, wanted: Wanted, baker: str, weights: str, timer: Timer
 ) -> tuple[dict[str, Path], tuple[str, ...], dict[str, Any]]:
     """Baked roots by name, which of them were made now, and what the image says of itself."""
-    if imported:
-        with timer.phase("ask it whether they fit"):
-            told = _told(client, wanted, baker, [root.name for root in imported.values()])
-        for name, root in imported.items():
-            _check_fits(root, name, told[root.name], wanted)
-        return imported, (), next(iter(told.values()))
     with timer.phase("ask it what to bake"):
         told = _told(client, wanted, baker, wanted.variants)
     base = str(client.images.get(wanted.base).id)
     roots, baked = {}, []
     for variant in wanted.variants:
-        name = f"{wanted.target.name}/{wanted.model}/{variant}"
+        name = wanted.root(variant)
         root = wanted.repository / context.BAKED / name
-        key = bakery.key_of(told[variant], base, wanted.repository)
+        key = bakery.key_of(told[variant], base, weights, wanted.repository)
         if bakery.is_current(root, key):
             timer.progress.say(f"  {variant}: baked before from the same inputs, used again")
         else:
@@ -195,7 +195,35 @@ def _imported(wanted: Wanted, timer: Timer) -> dict[str, Path]:
     folder.mkdir(parents=True)
     with timer.phase("unpack and check the caches"):
         arrived = unpack(wanted.archive, folder, wanted.terms)
-    return {str(root.relative_to(folder)): root for root in arrived.roots}
+    roots = {str(root.relative_to(folder)): root for root in arrived.roots}
+    for name, root in roots.items():
+        variant = root.name
+        if name != wanted.root(variant) or variant not in wanted.variants:
+            raise BakeError(
+                f"{wanted.archive}: holds {name}; wanted {wanted.root('<variant>')}, variants "
+                f"{', '.join(wanted.variants)}",
+                "say MODEL and TARGET as where it was baked, in a checkout of the same version",
+            )
+        for file in (identity.FILE, answer.FILE):
+            if not (root / file).is_file():
+                raise BakeError(
+                    f"{wanted.archive}: {name} has no {file}", "bake it again: make build there"
+                )
+    return roots
+
+
+def _checked(
+    client: DockerClient, wanted: Wanted, baker: str, imported: Mapping[str, Path], timer: Timer
+) -> dict[str, Any]:
+    """What the image says of itself, once every imported root is known to fit it.
+
+    :raises BakeError: naming the root, and each factor that differs.
+    """
+    with timer.phase("ask it whether they fit"):
+        told = _told(client, wanted, baker, [root.name for root in imported.values()])
+    for name, root in imported.items():
+        _check_fits(root, name, told[root.name], wanted)
+    return next(iter(told.values()))
 
 
 def _check_fits(root: Path, name: str, told: Mapping[str, Any], wanted: Wanted) -> None:
@@ -203,10 +231,7 @@ def _check_fits(root: Path, name: str, told: Mapping[str, Any], wanted: Wanted) 
 
     :raises BakeError: naming each factor that differs.
     """
-    try:
-        baked = identity.parse((root / identity.FILE).read_bytes())
-    except OSError as error:
-        raise BakeError(f"{wanted.archive}: {name} has no {identity.FILE}") from error
+    baked = identity.parse((root / identity.FILE).read_bytes())
     here = identity.parse(json.dumps(told).encode()).model_copy(update={"device": baked.device})
     verdict = identity.match(baked, here)
     if isinstance(verdict, Rejected):
@@ -218,7 +243,10 @@ def _check_fits(root: Path, name: str, told: Mapping[str, Any], wanted: Wanted) 
 
 
 def _labels(
-    wanted: Wanted, said: Mapping[str, Any], roots: Mapping[str, Path], weights: str
+    wanted: Wanted,
+    said: Mapping[str, Any],
+    roots: Mapping[str, Path],
+    digests: Mapping[str, str],
 ) -> dict[str, str]:
     """What the image says of itself: versions and digests."""
     opencontainers = {
@@ -229,22 +257,22 @@ def _labels(
         "licenses": "Apache-2.0",
         "base.name": wanted.base,
     }
-    ours = {
-        "device": wanted.device,
-        "target": wanted.target.name,
-        "model": wanted.model,
-        "weights": f"sha256:{weights}",
-        **{f"version.{name}": version for name, version in said["versions"].items()},
-        **{f"baked.{root.name}": f"sha256:{_digest(root)}" for root in roots.values()},
-    }
+    holds = Holds(
+        wanted.device,
+        wanted.target.name,
+        wanted.model,
+        digests,
+        {root.name: _digest(root) for root in roots.values()},
+    )
     return {
         **{f"org.opencontainers.image.{name}": value for name, value in opencontainers.items()},
-        **{f"preheat.{name}": value for name, value in ours.items()},
+        **{f"preheat.version.{name}": version for name, version in said["versions"].items()},
+        **holds.labels(),
     }
 
 
 def _digest(root: Path) -> str:
-    return hashlib.sha256(manifest.read(root)).hexdigest()
+    return f"sha256:{hashlib.sha256(manifest.read(root)).hexdigest()}"
 
 
 def revision(repository: Path) -> str:
@@ -264,13 +292,13 @@ def revision(repository: Path) -> str:
 def _verified(
     client: DockerClient, wanted: Wanted, image: str, known: daemon.Facts, timer: Timer
 ) -> list[Verified]:
-    variants = verify.baked_variants(client.images.get(image).labels)
     if wanted.device == "cuda" and "nvidia" not in known.runtimes:
         with timer.phase("check digests"):
             verify.check_image(client, image)
         timer.progress.say("  not started: no GPU here; verify it where there is one")
         return []
     with timer.phase("verify"):
+        variants = verify.check_image(client, image).variants
         return verify.verify(client, image, variants, wanted.device, timer.progress)
 
 
@@ -309,7 +337,3 @@ def _found(client: DockerClient, name: str) -> str | None:
         return str(client.images.get(name).id)
     except ImageNotFound:
         return None
-
-
-def _baker_tag(wanted: Wanted) -> str:
-    return f"{wanted.name}-baker:{__version__}-{wanted.device}-{wanted.model}"

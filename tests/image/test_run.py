@@ -1,19 +1,24 @@
 """Which runtime serves, and the exact `docker run` that does."""
 
+import dataclasses
+
 import pytest
 
 from bake.errors import BakeError
+from bake.image.labels import Holds
 from bake.image.run import Asked, Image, Local, argv, choose, parse, passed, unlike
 from serve.errors import ConfigError
 
 ASKED = Asked("seq8", "", "", "127.0.0.1", 8000)
-LABELS = {
-    "preheat.device": "cpu",
-    "preheat.target": "cpu",
-    "preheat.model": "tiny",
-    "preheat.baked.seq8": "sha256:00",
-    "preheat.baked.seq8-best": "sha256:11",
-}
+DIGEST = f"sha256:{'0' * 64}"
+HOLDS = Holds(
+    "cpu",
+    "cpu",
+    "tiny",
+    {"weights": DIGEST, "code": DIGEST},
+    {"seq8": DIGEST, "seq8-best": DIGEST},
+)
+LABELS = HOLDS.labels()
 HERE = Image("preheat:1", "cpu")
 
 
@@ -62,11 +67,17 @@ class TestChoose:
     ],
 )
 def test_how_an_image_is_unlike_what_was_asked_for(asked, why):
-    assert unlike(LABELS, asked) == why
+    assert unlike(HOLDS, asked) == why
 
 
 def test_an_image_without_variants_says_so():
-    assert unlike({}, ASKED) == "the image holds no variant, not seq8"
+    empty = dataclasses.replace(HOLDS, baked={})
+    assert unlike(empty, ASKED) == "the image holds no variant, not seq8"
+
+
+def test_labels_of_somebody_else_are_a_reason_to_serve_from_here():
+    found = choose("auto", "preheat:1", {"preheat.baked.seq8": DIGEST}, "", ASKED)
+    assert found == Local("not an image of ours: label preheat.device is None")
 
 
 class TestArgv:

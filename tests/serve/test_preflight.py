@@ -10,6 +10,7 @@ from serve.preflight import (
     GIB,
     MIB,
     bind,
+    check_compiler,
     check_memory,
     check_socket,
     free_memory,
@@ -28,6 +29,12 @@ def target(device: str, **facts: str) -> Target:
 def test_needed_is_weights_and_cache_and_reserve() -> None:
     assert needed_bytes(MODEL, target("cpu", KV_CACHE_MIB="1024", RESERVE_GIB="0.5")) == (3.5 * GIB)
     assert needed_bytes(MODEL, target("cuda")) == 2 * GIB
+
+
+def test_what_will_compile_needs_a_compiler() -> None:
+    check_compiler("/usr/bin/g++")
+    with pytest.raises(PreflightError, match=r"compiles, and there is no g\+\+ on PATH"):
+        check_compiler(None)
 
 
 def test_too_little_memory_says_needed_and_free() -> None:
