@@ -64,7 +64,9 @@ ARG PIP_FIND_LINKS=
 COPY pyproject.toml README.md LICENSE preheat.py /build/
 COPY serve /build/serve
 COPY bake /build/bake
-RUN UV_DEFAULT_INDEX="${PIP_INDEX_URL}" UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --no-deps --target /opt/preheat --compile-bytecode /build \
+# By hash, not by time: the same code is the same layer, whenever it was built.
+RUN PYC_INVALIDATION_MODE=CHECKED_HASH UV_DEFAULT_INDEX="${PIP_INDEX_URL}" \
+    UV_FIND_LINKS="${PIP_FIND_LINKS}" /opt/uv/bin/uv pip install --no-deps --target /opt/preheat --compile-bytecode /build \
  && mv /opt/preheat/bake /opt/bake && rm -f /opt/preheat/.lock
 
 

@@ -24,9 +24,6 @@ IN_IMAGE = "/opt/preheat/baked"
 TAIL_LINES = 15
 # Of our own code, what a baked root depends on: how an engine is started, patched and warmed.
 INPUTS = (
-    "Dockerfile",
-    "constraints.txt",
-    "deploy/image/*",
     "serve/plugin/**/*.py",
     "serve/command.py",
     "serve/forkserver.py",
@@ -36,20 +33,23 @@ INPUTS = (
     "bake/trial.py",
     "bake/warm.py",
 )
+# Of the layers that a bake runs on, the last ones are our code: of that, see above.
+CODE_LAYERS = 3
 
 
-def key_of(identity: Mapping[str, Any], base: str, weights: str, repository: Path) -> str:
+def key_of(identity: Mapping[str, Any], layers: Sequence[str], repository: Path) -> str:
     """SHA-256 over everything that a bake is made from.
 
-    ``identity`` is what the image says of the variant on this device, ``base`` the image that it
-    stands on, ``weights`` the digest of the model in it: the answer depends on them.
+    ``identity`` is what the image says of the variant on this device; ``layers`` are the digests
+    of what it runs on: system, torch, vLLM, weights, compiler, code.
     """
     sources = {
         str(path.relative_to(repository)): hashlib.sha256(path.read_bytes()).hexdigest()
         for pattern in INPUTS
         for path in repository.glob(pattern)
     }
-    made_from = {"identity": identity, "base": base, "weights": weights, "sources": sources}
+    below = [*layers[:-CODE_LAYERS]]
+    made_from = {"identity": identity, "layers": below, "sources": sources}
     canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

