@@ -55,8 +55,8 @@ def built(client: DockerClient, checkout: Checkout) -> Iterator[Built]:
 
 @pytest.fixture(scope="session")
 def image(request: pytest.FixtureRequest) -> str:
-    """The appliance: PREHEAT_TEST_IMAGE names one that is ready, or one is built."""
-    if ready := os.environ.get("PREHEAT_TEST_IMAGE"):
+    """The appliance: TEST_IMAGE names one that is ready, or one is built."""
+    if ready := os.environ.get("TEST_IMAGE"):
         request.getfixturevalue("client")
         return ready
     made: Built = request.getfixturevalue("built")

@@ -21,7 +21,16 @@ from tests.deploy.shipped import COMPOSE, COMPOSE_GPU, alerts, read
 STAND_IN = REPOSITORY / "tests" / "deploy" / "prometheus.Dockerfile"
 SERVICES = read(COMPOSE)["services"]
 # What a person may have set is not for us.
-SETTABLE = ("VARIANT", "PORT", "GPU", "PREHEAT_", "PROMETHEUS_", "GRAFANA_", "COMPOSE_")
+SETTABLE = (
+    "VARIANT",
+    "PORT",
+    "GPU",
+    "APPLIANCE_",
+    "PREHEAT_",
+    "PROMETHEUS_",
+    "GRAFANA_",
+    "COMPOSE_",
+)
 
 
 def compose(*arguments: str, env: Mapping[str, str] | None = None, timeout: float = 300) -> str:
@@ -84,7 +93,7 @@ class TestService:
 )
 def test_the_image_is_the_one_that_this_version_builds(file, what):
     image = read(file)["services"]["preheat"]["image"]
-    assert image == f"${{PREHEAT_IMAGE:-preheat:{__version__}-{what}}}"
+    assert image == f"${{APPLIANCE_IMAGE:-preheat:{__version__}-{what}}}"
 
 
 def test_the_appliance_is_given_the_time_that_it_takes_to_stop():
@@ -112,7 +121,7 @@ class TestConfig:
         assert made["services"]["preheat"]["environment"]["VARIANT"] == "seq8-best"
 
     def test_what_is_set_arrives(self):
-        env = {"VARIANT": "seq8", "PORT": "8123", "PREHEAT_IMAGE": "mine:1"}
+        env = {"VARIANT": "seq8", "PORT": "8123", "APPLIANCE_IMAGE": "mine:1"}
         made = json.loads(compose("-f", str(COMPOSE), "config", "--format", "json", env=env))
         preheat = made["services"]["preheat"]
         assert (preheat["image"], preheat["environment"]["VARIANT"]) == ("mine:1", "seq8")
@@ -163,7 +172,7 @@ def stack(has_compose: None, image: str) -> Iterator[Stack]:
     with STAND_IN.open("rb") as lines:
         subprocess.run(build, stdin=lines, check=True, timeout=300, stdout=subprocess.DEVNULL)
     env = {
-        "PREHEAT_IMAGE": image,
+        "APPLIANCE_IMAGE": image,
         "PROMETHEUS_IMAGE": name,
         "PORT": str(free_port()),
         "PROMETHEUS_PORT": str(free_port()),

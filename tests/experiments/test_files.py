@@ -156,4 +156,5 @@ def test_the_environment_of_the_cpu_target_is_pinned() -> None:
         "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "KMP_AFFINITY": "none",
+        "VLLM_MQ_MAX_CHUNK_BYTES_MB": "2",
     }
