@@ -142,6 +142,7 @@ def _wanted(parsed: argparse.Namespace, variants: Sequence[str]) -> Any:
         target=target,
         variants=tuple(dict.fromkeys(names)),
         base=os.environ.get("BASE_IMAGE") or BASE,
+        weight_bytes=model.weight_bytes,
         network=os.environ.get("BUILD_NETWORK", ""),
     )
 
