@@ -70,6 +70,6 @@ def test_an_image_or_a_path_that_is_not_there(client, image, tmp_path):
         pass
     with (
         container.container(client, image) as one,
-        pytest.raises(BakeError, match="the container has no /nowhere"),
+        pytest.raises(BakeError, match="the image has no /nowhere"),
     ):
         container.fetch(one, "/nowhere", tmp_path)

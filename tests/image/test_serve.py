@@ -41,7 +41,9 @@ def test_it_serves_on_the_port_until_a_sigterm_and_leaves_no_container(client, i
         process.wait(60)
     assert process.returncode == 0, err
     told = err.splitlines()[0]
-    assert told.startswith("preheat: docker run --rm --read-only --tmpfs /tmp --cap-drop ALL ")
+    assert told.startswith(
+        "preheat: docker run --rm --pull never --read-only --tmpfs /tmp --cap-drop ALL "
+    )
     assert told.endswith(f"--env PREHEAT_LOG_FORMAT {image}")
     # The setting has reached the gateway inside.
     assert '"message": "stopped"' in out + err
