@@ -6,11 +6,16 @@ from contextlib import ExitStack
 
 import pytest
 from docker import DockerClient
+from hypothesis import settings
 
 from bake.errors import BakeError
 from bake.image import daemon
 from tests.image.checkouts import Checkout, fresh
 from tests.image.images import Built, build, forget
+
+# How long an example takes says how busy the machine is, and nothing of what is tested.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 NAME = f"preheat-test-{os.getpid()}"
 
