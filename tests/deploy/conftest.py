@@ -25,7 +25,8 @@ TALKERS = 2
 SCRAPES = 7
 
 
-@pytest.fixture(scope="session")
+# For this folder's tests alone: whoever is asked all the while takes a core from all others.
+@pytest.fixture(scope="package")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """``seq8-best`` from its baked cache when there is one, asked all the while."""
     settings = {
@@ -43,7 +44,7 @@ def promtool() -> str:
     return found("promtool")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prometheus(gateway: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Prometheus"]:
     """The shipped configuration, looking at ``gateway`` for some scrapes already."""
     binary, folder = found("prometheus"), tmp_path_factory.mktemp("prometheus")
