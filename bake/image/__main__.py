@@ -231,7 +231,7 @@ def _verify(parsed: argparse.Namespace) -> int:
         holds = verify.check_image(client, image)
         daemon.check_device(daemon.facts(client), holds.device)
         variants = list(dict.fromkeys(parsed.variants or holds.variants))
-        done = verify.verify(client, image, variants, holds.device, progress)
+        done = verify.verify(client, image, holds, variants, progress)
         layers = report.layers(client, image)
     size = sum(layer.size for layer in layers)
     if parsed.json:

@@ -303,8 +303,8 @@ def _verified(
         timer.progress.say("  not started: no GPU here; verify it where there is one")
         return []
     with timer.phase("verify"):
-        variants = verify.check_image(client, image).variants
-        return verify.verify(client, image, variants, wanted.device, timer.progress)
+        holds = verify.check_image(client, image)
+        return verify.verify(client, image, holds, holds.variants, timer.progress)
 
 
 def _tag(client: DockerClient, image: str, name: str) -> None:

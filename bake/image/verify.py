@@ -51,19 +51,18 @@ class Verified:
 
 
 def verify(
-    client: DockerClient, image: str, variants: Sequence[str], device: str, progress: Progress
+    client: DockerClient, image: str, holds: Holds, variants: Sequence[str], progress: Progress
 ) -> list[Verified]:
-    """Start each of ``variants`` of ``image`` and judge what it does.
+    """Start each of ``variants`` of an image that ``check_image`` passed, and judge what it does.
 
     :raises BakeError: naming the variant and the first thing that is not as it should be.
     """
-    holds = check_image(client, image)
     if absent := [v for v in variants if v not in holds.variants]:
         raise BakeError(
             f"{image}: {', '.join(absent)} is not baked into it",
             f"there are: {', '.join(holds.variants) or 'none'}",
         )
-    return [_verify(client, image, holds, variant, device, progress) for variant in variants]
+    return [_verify(client, image, holds, variant, progress) for variant in variants]
 
 
 def check_image(client: DockerClient, image: str) -> Holds:
@@ -99,19 +98,18 @@ def digests(one: Container, model: str) -> dict[str, str]:
     }
 
 
-def _verify(  # noqa: PLR0913 - what, where, and for whom
+def _verify(
     client: DockerClient,
     image: str,
     holds: Holds,
     variant: str,
-    device: str,
     progress: Progress,
 ) -> Verified:
     options = {
         "environment": {"VARIANT": variant, "PREHEAT_CACHE_POLICY": "require"},
         "read_only": True,
         "tmpfs": {"/tmp": ""},  # noqa: S108 - the container's own
-        "device_requests": devices(device),
+        "device_requests": devices(holds.device),
     }
     with container(client, image, **options) as one:
         progress.step(f"{variant}: starting")
