@@ -20,7 +20,7 @@ from backports import zstd
 
 from bake import tree
 from bake.errors import BakeError
-from serve.manifest import check_path
+from blob.files import check_path
 
 # Tried by hand on vLLM's caches: 3 makes twice as much, 12 hardly less and takes twice as long.
 # Threads make other bytes than none.

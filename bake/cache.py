@@ -21,6 +21,7 @@ from bake.answer import Answer
 from bake.errors import BakeError
 from bake.progress import Timer
 from bake.trial import Life, Trial, disk, live, scratch
+from blob.files import replace
 from serve import baked, identity, manifest
 from serve.command import served_names
 from serve.engine import Limits, Status
@@ -92,7 +93,7 @@ def bake(plan: Plan, baked_root: Path, limits: Limits, timer: Timer, present: st
         with timer.phase("put it in its place"):
             tree.put_in_place(root)
         report = _report(plan, root, made, (compiling, verified), timer)
-        manifest.replace(report_path(root), (json.dumps(asdict(report), indent=2) + "\n").encode())
+        replace(report_path(root), (json.dumps(asdict(report), indent=2) + "\n").encode())
     return report
 
 

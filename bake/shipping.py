@@ -18,6 +18,7 @@ from typing import IO
 from bake import tree
 from bake.archive import BadArchive, Limits, Stream, members, pack
 from bake.errors import BakeError
+from blob.files import check_path, sync
 from serve import manifest, signature
 from serve.signature import Keys, NotSigned
 
@@ -100,7 +101,7 @@ def _sound(baked: Path, name: str) -> tuple[bytes, list[tuple[str, Path]], int]:
     signed = (root / manifest.SIGNATURE).exists()
     own = [manifest.NAME, manifest.SIGNATURE] if signed else [manifest.NAME]
     try:
-        paths = [manifest.check_path(f"{name}/{p}") for p in (*(e.path for e in stood.files), *own)]
+        paths = [check_path(f"{name}/{p}") for p in (*(e.path for e in stood.files), *own)]
     except ValueError as error:
         raise BakeError(f"{root}: {error}") from error
     return raw, [(path, baked / path) for path in paths], stood.total_bytes
@@ -134,7 +135,7 @@ def _replacing(out: Path) -> Iterator[IO[bytes]]:
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
-        manifest.sync(out.parent)
+        sync(out.parent)
     except OSError as error:
         raise _failed(error, out) from error
 

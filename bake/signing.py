@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from bake import tree
 from bake.errors import BakeError
+from blob.files import replace
 from serve import manifest
 from serve.signature import key_id
 
@@ -69,7 +70,7 @@ def sign(root: Path, key_file: Path) -> str:
     text = json.dumps(said, sort_keys=True, separators=(",", ":")) + "\n"
     try:
         with tree.unsealed(root):
-            manifest.replace(root / manifest.SIGNATURE, text.encode())
+            replace(root / manifest.SIGNATURE, text.encode())
     except OSError as error:
         raise BakeError(f"{root}: cannot be written: {error.strerror}") from error
     return name

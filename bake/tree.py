@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bake.errors import BakeError, Busy
-from serve import manifest
+from blob.files import sync
 
 SUFFIXES = (".lock", ".part", ".old")
 SEALED_FILE = 0o444
@@ -80,7 +80,7 @@ def put_in_place(root: Path) -> None:
     if root.exists():
         root.rename(old)
     part.rename(root)
-    manifest.sync(root.parent)
+    sync(root.parent)
     remove(old)
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from serve.errors import ServeError
+from blob.errors import Stop
 
 
 def run_verb(parsed: argparse.Namespace) -> int:
@@ -14,7 +14,7 @@ def run_verb(parsed: argparse.Namespace) -> int:
         status = int(parsed.verb(parsed))
         # Here and not at exit, where nobody could catch it any more.
         sys.stdout.flush()
-    except ServeError as error:
+    except Stop as error:
         print(f"preheat: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

@@ -13,21 +13,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Literal
 
+from blob.errors import Stop
+
 Source = Literal["gateway", "engine"]
 
 
-class ServeError(Exception):
-    """Stops the program. ``hint`` is the next step a person can take."""
-
-    exit_code = 1
-
-    def __init__(self, what: str, hint: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.what}\nhint: {self.hint}" if self.hint else self.what
+class ServeError(Stop):
+    """Stops the program."""
 
 
 class ConfigError(ServeError):

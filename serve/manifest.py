@@ -11,22 +11,20 @@ A compile cache is pickles and shared libraries: code. So ``verify`` also says w
 to it (``serve.writers``). It knows nothing of vLLM, nor of what the files are for.
 """
 
-import errno
 import hashlib
-import io
-import json
 import os
-import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from blob.files import FORBIDDEN, check_path, opened, replace
+from blob.spelling import canonical, strict
 from serve import writers
 from serve.errors import ServeError
 
@@ -40,15 +38,8 @@ OWN = (NAME, SIGNATURE)
 MAX_BYTES = 64 * 1024**2
 MAX_FILES = 200_000
 MAX_FILE_BYTES = 64 * 1024**3
-MAX_PATH_BYTES = 1024
-MAX_NAME_BYTES = 255
 # Stays in a core's second-level cache between being read and being hashed.
 CHUNK_BYTES = 256 * 1024
-
-# Below this a name could move a terminal's cursor; a backslash is a separator elsewhere.
-FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
-# A link is refused, not followed; a pipe that took a file's name does not block us.
-OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class ManifestError(ServeError):
@@ -80,27 +71,6 @@ class Violation:
 
     def __str__(self) -> str:
         return f"{self.path}: {self.detail}"
-
-
-def check_path(path: str) -> str:
-    """``path`` if a root may hold a file of that name.
-
-    :raises ValueError: saying what about it is not allowed.
-    """
-    try:
-        raw = path.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{path!r} is not UTF-8") from error
-    if FORBIDDEN.search(path):
-        raise ValueError(f"{path!r} holds a control character or a backslash")
-    if len(raw) > MAX_PATH_BYTES:
-        raise ValueError(f"{path[:40]!r}… is longer than {MAX_PATH_BYTES} bytes")
-    for part in path.split("/"):
-        if part in ("", ".", ".."):
-            raise ValueError(f"{path!r} is not a plain path below its root")
-        if len(part.encode()) > MAX_NAME_BYTES:
-            raise ValueError(f"{part[:40]!r}… is longer than {MAX_NAME_BYTES} bytes")
-    return path
 
 
 def _listed(path: str) -> str:
@@ -136,8 +106,7 @@ class Manifest(BaseModel):
 
 def dump(manifest: Manifest) -> bytes:
     """The one spelling of ``manifest``."""
-    tree = manifest.model_dump(mode="json", by_alias=True)
-    return (json.dumps(tree, sort_keys=True, separators=(",", ":")) + "\n").encode()
+    return canonical(manifest.model_dump(mode="json", by_alias=True))
 
 
 def parse(raw: bytes) -> Manifest:
@@ -148,7 +117,7 @@ def parse(raw: bytes) -> Manifest:
     if len(raw) > MAX_BYTES:
         raise ManifestError(f"{NAME}: {len(raw)} bytes, at most {MAX_BYTES} are allowed")
     try:
-        manifest = Manifest.model_validate(_strict_json(raw))
+        manifest = Manifest.model_validate(strict(raw))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -175,7 +144,7 @@ def read_small(path: Path, most: int) -> bytes:
     :raises ManifestError: there is none, it is no plain file, or larger than ``most``.
     """
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             raw = file.read(most + 1) or b""
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
@@ -216,31 +185,6 @@ def write(root: Path, threads: int | None = None) -> Manifest:
     manifest = make(root, threads)
     replace(root / NAME, dump(manifest))
     return manifest
-
-
-def replace(path: Path, raw: bytes, mode: int = 0o444) -> None:
-    """Write ``path`` so that it holds ``raw`` or what it held before, even after a power cut."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
-def sync(folder: Path) -> None:
-    """Make the names in ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def verify(root: Path, threads: int | None = None) -> list[Violation]:
@@ -353,7 +297,7 @@ def _differs(root: Path, entry: Entry) -> Violation | None:
 
 def _digest(root: Path, path: str, size: int) -> tuple[str, int]:
     """SHA-256 and size of a plain file; one larger than ``size`` is not read at all."""
-    with _opened(root / path) as file:
+    with opened(root / path) as file:
         if (there := os.fstat(file.fileno()).st_size) > size:
             return "", there
         digest, buffer, total = hashlib.sha256(), bytearray(CHUNK_BYTES), 0
@@ -362,18 +306,6 @@ def _digest(root: Path, path: str, size: int) -> tuple[str, int]:
             digest.update(memoryview(buffer)[:got])
             total += got
     return digest.hexdigest(), total
-
-
-def _opened(path: Path) -> io.FileIO:
-    """A plain file, unbuffered.
-
-    :raises OSError: it cannot be opened, is a link, or no plain file.
-    """
-    file = io.FileIO(path, opener=lambda name, _: os.open(name, OPEN_FLAGS))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "not a plain file")
-    return file
 
 
 def _shown(path: str) -> str:
@@ -398,18 +330,3 @@ def _check_order(manifest: Manifest) -> None:
 def _folders(path: str) -> Iterator[str]:
     while path := path.rpartition("/")[0]:
         yield path
-
-
-def _strict_json(raw: bytes) -> Any:
-    return json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")

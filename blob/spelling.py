@@ -1,0 +1,35 @@
+"""One spelling for a tree of JSON: sorted keys, no spaces, a trailing newline.
+
+Readers take that spelling and no other, so that equal files mean equal bytes, and a digest of the
+bytes is one of the meaning.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def canonical(tree: Any) -> bytes:
+    """The one spelling of ``tree``, with its newline."""
+    text = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return (text + "\n").encode()
+
+
+def strict(raw: bytes) -> Any:
+    """What ``raw`` spells: UTF-8, no key twice, no ``NaN``.
+
+    :raises ValueError: saying what is wrong; ``json.JSONDecodeError`` tells where.
+    :raises RecursionError: nested too deep.
+    """
+    return json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
