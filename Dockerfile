@@ -62,6 +62,7 @@ FROM vllm AS package
 ARG PIP_INDEX_URL=
 ARG PIP_FIND_LINKS=
 COPY pyproject.toml README.md LICENSE preheat.py /build/
+COPY blob /build/blob
 COPY serve /build/serve
 COPY bake /build/bake
 # By hash, not by time: the same code is the same layer, whenever it was built.
