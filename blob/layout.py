@@ -1,11 +1,10 @@
 """How tensors lie in a safetensors shard, and whether a shard's header says what the manifest does.
 
-safetensors: little-endian u64 header length, a JSON header of ``name: {dtype, shape, data_offsets}``,
+safetensors: little-endian u64 header length, a JSON header ``name: {dtype, shape, data_offsets}``,
 then the bytes, which the offsets count from (README of the format). ``safetensors`` writes our
 shards; the reader is ours, as the library takes a key that stands twice and names like paths.
 """
 
-import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ def _array(name: str, item: Any) -> Stored:
     if dtype not in WIDTH:
         raise ValueError(f"{name}: dtype {dtype!r:.40} is not known")
     if len(shape) > MAX_RANK or any(dimension > MAX_DIMENSION for dimension in shape):
-        raise ValueError(f"{name}: shape {str(shape):.80} is beyond what a blob may hold")
+        raise ValueError(f"{name}: shape {shape!s:.80} is beyond what a blob may hold")
     begin, end = offsets
     if end - begin != prod(shape) * WIDTH[dtype]:
         raise ValueError(f"{name}: {end - begin} bytes for {dtype} of shape {shape}")
@@ -117,7 +116,7 @@ def check_parts(tensor: Tensor) -> None:
     codec = codec_of(tensor.codec, tensor.params, tensor.name)
     rows, cols = tensor.rows_and_cols
     found = {key: (part.dtype, tuple(part.shape)) for key, part in tensor.parts.items()}
-    if isinstance_row(codec):
+    if isinstance(codec, RowCodec):
         if tensor.dtype != "BF16" or not tensor.shape or cols % codec.block:
             shape = f"{tensor.dtype} {tensor.shape}"
             raise BlobError(f"{tensor.name}: {codec.name} does not hold {shape}")
@@ -131,8 +130,3 @@ def check_parts(tensor: Tensor) -> None:
         wanted = {codec.name: ("U8", stored[:1]), "offsets": ("I64", (chunks + 1,))}
     if found != wanted:
         raise BlobError(f"{tensor.name}: {codec.name} makes {wanted}, the manifest lists {found}")
-
-
-def isinstance_row(codec: Any) -> bool:
-    """Whether ``codec`` quantizes rows."""
-    return hasattr(codec, "block")

@@ -20,6 +20,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -327,7 +328,7 @@ def _check_lists(manifest: Manifest) -> None:
         ("shards", [shard.sha256 for shard in manifest.shards]),
         ("tensors", [tensor.name for tensor in manifest.tensors]),
     ):
-        if any(after <= before for before, after in zip(keys, keys[1:], strict=False)):
+        if any(after <= before for before, after in pairwise(keys)):
             raise Damaged(f"{NAME}: {what}", "out of order, or one stands twice")
     known = {shard.sha256 for shard in manifest.shards}
     for tensor in manifest.tensors:

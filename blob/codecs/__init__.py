@@ -10,7 +10,7 @@ BF16 numbers are held as their bits, in uint16 arrays: NumPy has no such type.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class Part:
     shape: tuple[int, ...]
 
 
+@runtime_checkable
 class RowCodec(Protocol):
     """Quantizes a matrix row by row. Frozen; its fields are the codec's parameters."""
 
@@ -58,6 +59,7 @@ class RowCodec(Protocol):
         """What ``decode`` gives, before it is rounded to BF16 (to nearest, ties to even)."""
 
 
+@runtime_checkable
 class ByteCodec(Protocol):
     """Keeps bytes, in chunks that can be had one by one. Frozen; its fields are its parameters."""
 
