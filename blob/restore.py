@@ -1,0 +1,114 @@
+"""One tensor, from its stored parts to its bytes, decoded and hashed in pieces.
+
+A piece is decoded, hashed and left: it stays in the core's second-level cache for as long as
+anybody needs it. ``out`` takes the whole tensor; without it a piece takes the place of the last.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blob.blob import Blob
+from blob.codecs import ByteCodec, Parts, RowCodec
+from blob.errors import Damaged
+from blob.manifest import Tensor
+from blob.proof import DECODE, Clock, Proof, in_order
+from blob.registry import codec_of
+from blob.rows import of_rows, pieces, sliced
+
+Bytes = NDArray[np.uint8]
+
+PIECE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Restoring:
+    """One tensor on its way."""
+
+    tensor: Tensor
+    parts: Parts
+    proof: Proof
+    clock: Clock
+    out: Bytes | None
+    scratch: Bytes | None
+
+    def rows(self, codec: RowCodec) -> None:
+        """Of a quantized matrix, each row by itself."""
+        rows, cols = self.tensor.rows_and_cols
+        rowwise = of_rows(codec, self.parts, cols)
+        *small, largest = in_order(self.parts)
+        for key in small:
+            self.proof.stored(flat(self.parts[key]))
+        for some in pieces(rows, cols, PIECE_BYTES // 2):
+            piece = self._place(some.start * cols * 2, some.stop * cols * 2)
+            with self.clock.phase(DECODE):
+                codec.decode(sliced(rowwise, some), piece.view(np.uint16).reshape(-1, cols))
+            self.proof.stored(flat(self.parts[largest][some]))
+            self.proof.weights(piece.data)
+
+    def raw(self) -> None:
+        """Of what is stored as it is: there is nothing to decode, and nothing is copied."""
+        stored = flat(self.parts[""])
+        for begin in range(0, len(stored), PIECE_BYTES):
+            piece = stored[begin : begin + PIECE_BYTES]
+            self.proof.stored(piece)
+            self.proof.weights(piece)
+
+    def chunks(self, codec: ByteCodec) -> None:
+        """Of compressed bytes.
+
+        :raises Damaged: a chunk cannot be decoded.
+        """
+        # Before decoding: a C library is not to see what nobody wrote.
+        for key in in_order(self.parts):
+            self.proof.stored(flat(self.parts[key]))
+        self.proof.check_stored(self.tensor)
+        for index, begin in enumerate(range(0, self.tensor.size, codec.chunk)):
+            piece = self._place(begin, min(begin + codec.chunk, self.tensor.size))
+            try:
+                with self.clock.phase(DECODE):
+                    codec.decode(self.parts, index, piece.data)
+            except ValueError as error:
+                raise Damaged(self.tensor.name, f"chunk {index}: {error}") from error
+            for start in range(0, piece.nbytes, PIECE_BYTES):
+                self.proof.weights(piece[start : start + PIECE_BYTES].data)
+
+    def _place(self, begin: int, end: int) -> Bytes:
+        if self.out is not None:
+            return self.out[begin:end]
+        if self.scratch is None or self.scratch.nbytes < end - begin:
+            return np.empty(end - begin, np.uint8)
+        return self.scratch[: end - begin]
+
+
+def restore(
+    blob: Blob, tensor: Tensor, clock: Clock, out: Bytes | None, scratch: Bytes | None = None
+) -> None:
+    """Decode ``tensor`` into ``out`` (its bytes), or through ``scratch``, and check its digests.
+
+    :raises Damaged: it is not what was written.
+    """
+    codec = codec_of(tensor.codec, tensor.params, tensor.name)
+    proof = Proof(clock)
+    restoring = Restoring(tensor, blob.parts(tensor), proof, clock, out, scratch)
+    if isinstance(codec, RowCodec):
+        restoring.rows(codec)
+    elif "" in tensor.parts:
+        restoring.raw()
+    else:
+        restoring.chunks(codec)
+    proof.check(tensor)
+
+
+def scratch_for(tensors: Iterable[Tensor]) -> Bytes:
+    """Memory for ``restore`` without ``out``: a piece, or the longest row of ``tensors``."""
+    rows = [2 * tensor.rows_and_cols[1] for tensor in tensors if tensor.codec != "raw"]
+    return np.empty(max([PIECE_BYTES, *rows]), np.uint8)
+
+
+def flat(array: NDArray[Any]) -> memoryview:
+    """The bytes of an array."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

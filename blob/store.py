@@ -1,0 +1,151 @@
+"""A content-addressed store beside blobs: equal files of any number of blobs take their bytes once.
+
+    <store>/<2 hex>/<62 hex>    a file, named by its SHA-256; blobs hold hard links to it
+    <store>/lock                shared while a blob is written, exclusive while unused files go
+
+A file gets its name when all of it is on the disk. A blob on another file system gets copies.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from blob.errors import BlobError
+from blob.files import opened, sync
+
+CHUNK_BYTES = 2**20
+SEALED = 0o444
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file of the store."""
+
+    sha256: str
+    size: int
+
+
+class Store:
+    """Keeps files by what they hold."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, raw: memoryview | bytes) -> Kept:
+        """Keep ``raw``.
+
+        :raises BlobError: it cannot be written, as on a full disk; nothing of it stays.
+        """
+        kept = Kept(hashlib.sha256(raw).hexdigest(), len(raw))
+        if not self._path(kept.sha256).exists():
+            with self._arriving(kept) as file:
+                view = memoryview(raw)
+                while view:
+                    view = view[os.write(file, view) :]
+        return kept
+
+    def put_file(self, path: Path) -> Kept:
+        """Keep a copy of a plain file.
+
+        :raises BlobError: it cannot be read, or the copy not be written.
+        """
+        try:
+            with opened(path) as file:
+                digest, size = hashlib.sha256(), 0
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    size += len(chunk)
+                kept = Kept(digest.hexdigest(), size)
+                if not self._path(kept.sha256).exists():
+                    file.seek(0)
+                    with self._arriving(kept) as arriving:
+                        shutil.copyfileobj(file, os.fdopen(os.dup(arriving), "wb"), CHUNK_BYTES)
+        except OSError as error:
+            raise BlobError(f"{path}: cannot be read: {error.strerror}") from error
+        return kept
+
+    def link(self, kept: Kept, path: Path) -> None:
+        """Give a blob the file, at ``path``.
+
+        :raises BlobError: it cannot be; a whole file or none stands there.
+        """
+        source = self._path(kept.sha256)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, path)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+                    raise
+                shutil.copyfile(source, path)
+                path.chmod(SEALED)
+        except OSError as error:
+            raise BlobError(f"{path}: cannot be written: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Nothing is swept meanwhile."""
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    def sweep(self) -> int:
+        """Remove what no blob links to, and what writers left that were killed; tells the bytes."""
+        freed = 0
+        with self._locked(fcntl.LOCK_EX):
+            for path in self.root.glob("??/*"):
+                status = path.lstat()
+                if status.st_nlink == 1:
+                    freed += status.st_size
+                    path.unlink()
+        return freed
+
+    def _path(self, sha256: str) -> Path:
+        return self.root / sha256[:2] / sha256[2:]
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(self.root / "lock", flags, 0o644)
+        except OSError as error:
+            raise BlobError(f"{self.root}: no store: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _arriving(self, kept: Kept) -> Iterator[int]:
+        """A file to be filled, which then takes its name; two at once make the same one."""
+        path = self._path(kept.sha256)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=".arriving-", dir=path.parent)
+        except OSError as error:
+            raise BlobError(f"{path.parent}: cannot be written: {error.strerror}") from error
+        try:
+            yield descriptor
+            os.fchmod(descriptor, SEALED)
+            os.fsync(descriptor)
+            if (size := os.fstat(descriptor).st_size) != kept.size:
+                raise BlobError(f"{name}: expected {kept.size} bytes, wrote {size}")
+            Path(name).replace(path)
+            sync(path.parent)
+        except OSError as error:
+            Path(name).unlink(missing_ok=True)
+            hint = "make room, then pack again: what is whole is used again"
+            raise BlobError(f"{path}: cannot be written: {error.strerror}", hint) from error
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
