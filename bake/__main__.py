@@ -6,12 +6,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bake.progress import bar
 from bake.progress import shown as progress_of_phases
+from bake.weights import verbs as weights
 from serve import __version__, baked
 from serve.cli import run_verb
 from serve.errors import ConfigError
@@ -29,8 +31,11 @@ EXAMPLES = """examples:
   preheat bake cache-import cache_import.tar.zst --force
   preheat bake keygen --out ~/.preheat
   preheat bake sign .cache/baked/cpu/tiny/seq8-best --key ~/.preheat/preheat.key
+  preheat bake pack tiny --codec int5
+  preheat bake verify .cache/blobs/tiny-int5
+  preheat bake diff .cache/blobs/tiny-int5 .cache/blobs/tiny-q6_k
 
-Roots lie in PREHEAT_BAKED_ROOT/<target>/<model>/<variant>.
+Roots lie in PREHEAT_BAKED_ROOT/<target>/<model>/<variant>, blobs in PREHEAT_BLOB_ROOT/<name>.
 Exit status 0 done, 1 failed, 2 usage or configuration.
 """
 INSTALL = "pip install 'preheat[bake]'"
@@ -63,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     _import_options(_verb(verbs, "cache-import", _import, "check an archive and put its roots in"))
     _keygen_options(_verb(verbs, "keygen", _keygen, "make a pair of keys to sign roots with"))
     _sign_options(_verb(verbs, "sign", _sign, "sign the manifest of a baked root"))
+    weights.add(partial(_verb, verbs))
     return top
 
 
@@ -191,7 +197,7 @@ def _export(parsed: argparse.Namespace) -> int:
 
     settings = _settings(parsed, os.environ)
     names = _roots(settings, parsed.variants)
-    with progress("packing", quiet=parsed.json) as shown:
+    with bar("packing", quiet=parsed.json) as shown:
         shipped = export(settings.baked_root.absolute(), names, parsed.out, shown)
     if parsed.json:
         print(json.dumps(vars(shipped) | {"file": str(shipped.file)}, indent=2))
@@ -217,7 +223,7 @@ def _import(parsed: argparse.Namespace) -> int:
     keys = trusted_keys(settings.trusted_keys)
     limits = Limits(total_bytes=parsed.max_bytes) if parsed.max_bytes else Limits()
     terms = Terms(keys, parsed.force, limits)
-    with progress("unpacking", quiet=parsed.json) as shown:
+    with bar("unpacking", quiet=parsed.json) as shown:
         arrived = receive(parsed.file, settings.baked_root.absolute(), terms, shown)
     if parsed.json:
         print(json.dumps(vars(arrived) | {"roots": [*map(str, arrived.roots)]}, indent=2))
@@ -261,21 +267,6 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes above 0")
     return int(text)
-
-
-@contextmanager
-def progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal's standard error; nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda _done, _total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 if __name__ == "__main__":

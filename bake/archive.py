@@ -1,6 +1,7 @@
-"""Ships baked roots: many folders ↔ one ``tar.zst``, the same bytes for the same roots.
+"""Ships folders: many ↔ one ``tar.zst``, the same bytes for the same folders.
 
-    <target>/<model>/<variant>/<path>    every file of every root, in the order of these names
+    <target>/<model>/<variant>/<path>    every file of every baked root, in the order of these names
+    <blob>/<path>                        every file of a blob
 
 The writer is tarfile's PAX form with all that varies fixed. The reader takes what the writer makes
 and nothing else: plain files, in order, each name once. It never holds more than a few megabytes,
@@ -25,8 +26,9 @@ from blob.files import check_path
 # Tried by hand on vLLM's caches: 3 makes twice as much, 12 hardly less and takes twice as long.
 # Threads make other bytes than none.
 LEVEL = 9
+# Folders above a baked root in an archive, it included.
+DEPTH = 3
 OPTIONS: Mapping[int, int] = {
-    zstd.CompressionParameter.compression_level: LEVEL,
     zstd.CompressionParameter.checksum_flag: 1,
     zstd.CompressionParameter.nb_workers: 0,
 }
@@ -59,21 +61,22 @@ class Limits:
 
 @dataclass(frozen=True)
 class Member:
-    """One file of an archive; ``root`` is ``<target>/<model>/<variant>``, ``path`` lies in it."""
+    """One file of an archive; ``root`` is the folder that was shipped, ``path`` lies in it."""
 
     root: str
     path: str
     size: int
 
 
-def pack(files: Iterable[tuple[str, Path]], out: IO[bytes]) -> None:
+def pack(files: Iterable[tuple[str, Path]], out: IO[bytes], level: int = LEVEL) -> None:
     """Write ``(name, file)`` pairs, sorted by name, to ``out``.
 
     :raises BakeError: a file that the form cannot hold.
     :raises OSError: a file cannot be read, or ``out`` not be written.
     """
+    options = {**OPTIONS, zstd.CompressionParameter.compression_level: level}
     with (
-        zstd.ZstdFile(out, mode="w", options=OPTIONS) as packed,
+        zstd.ZstdFile(out, mode="w", options=options) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8") as tar,
     ):
         for name, path in files:
@@ -148,8 +151,12 @@ class Stream:
             raise BadArchive(f"unpacks to more than {self._limits.ratio} times its size")
 
 
-def members(stream: Stream, limits: Limits) -> Iterator[tuple[Member, Iterator[bytes]]]:
+def members(
+    stream: Stream, limits: Limits, depth: int = DEPTH
+) -> Iterator[tuple[Member, Iterator[bytes]]]:
     """Every file in turn, with its bytes; those must be taken before the next.
+
+    The first ``depth`` folders of a name are the root it belongs to.
 
     :raises BadArchive: anything that ``pack`` does not write.
     """
@@ -162,7 +169,7 @@ def members(stream: Stream, limits: Limits) -> Iterator[tuple[Member, Iterator[b
         if name <= before:
             raise BadArchive(f"{name!r} stands twice or out of order")
         before = name
-        yield _member(name, header.size), _content(stream, header.size)
+        yield _member(name, header.size, depth), _content(stream, header.size)
         stream.exactly(-header.size % BLOCK)
 
 
@@ -226,13 +233,14 @@ def _name(header: tarfile.TarInfo) -> str:
         raise BadArchive(f"a name that no root can hold: {error}") from error
 
 
-def _member(name: str, size: int) -> Member:
-    parts = name.split("/", 3)
-    if len(parts) < 4:
-        raise BadArchive(f"{name!r} is not <target>/<model>/<variant>/<file>")
-    if any(part.startswith(".") or part.endswith(tree.SUFFIXES) for part in parts[:3]):
+def _member(name: str, size: int, depth: int) -> Member:
+    parts = name.split("/", depth)
+    if len(parts) <= depth:
+        form = "<target>/<model>/<variant>/<file>" if depth == DEPTH else "<blob>/<file>"
+        raise BadArchive(f"{name!r} is not {form}")
+    if any(part.startswith(".") or part.endswith(tree.SUFFIXES) for part in parts[:depth]):
         raise BadArchive(f"{name!r}: no root can have that name")
-    return Member("/".join(parts[:3]), parts[3], size)
+    return Member("/".join(parts[:depth]), parts[depth], size)
 
 
 def _content(stream: Stream, size: int) -> Iterator[bytes]:

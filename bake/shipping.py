@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import IO
 
 from bake import tree
-from bake.archive import BadArchive, Limits, Stream, members, pack
+from bake.archive import DEPTH, BadArchive, Limits, Stream, members, pack
 from bake.errors import BakeError
 from blob.files import check_path, sync
 from serve import manifest, signature
 from serve.signature import Keys, NotSigned
 
+WRITABLE = "the folder must be writable here; PREHEAT_BAKED_ROOT names that of baked roots"
 SIGNED = "sign it where it was baked: preheat bake sign ROOT --key FILE; or unset the keys"
 
 # Bytes done of bytes in all.
@@ -77,12 +78,12 @@ def export(baked: Path, names: Sequence[str], out: Path, progress: Progress = si
         listed += paths
         total += size
     listed.sort()
-    with _replacing(out) as file:
-        pack(_told(listed, total, progress), file)
+    with replacing(out) as file:
+        pack(told(listed, total, progress), file)
         for root, raw in identities:
             if manifest.read(root) != raw:
                 raise BakeError(f"{root}: was replaced while it was exported", "export it again")
-        size, digest = _sized(file)
+        size, digest = sized(file)
     return Shipped(out, size, digest, tuple(sorted(set(names))), len(listed), total)
 
 
@@ -107,9 +108,10 @@ def _sound(baked: Path, name: str) -> tuple[bytes, list[tuple[str, Path]], int]:
     return raw, [(path, baked / path) for path in paths], stood.total_bytes
 
 
-def _told(
+def told(
     files: Sequence[tuple[str, Path]], total: int, progress: Progress
 ) -> Iterator[tuple[str, Path]]:
+    """``files``, with their bytes told to ``progress`` as they are done."""
     done = 0
     for name, path in files:
         yield name, path
@@ -118,7 +120,7 @@ def _told(
 
 
 @contextlib.contextmanager
-def _replacing(out: Path) -> Iterator[IO[bytes]]:
+def replacing(out: Path) -> Iterator[IO[bytes]]:
     """A file that becomes ``out`` when all went well, and is gone when not."""
     try:
         with tempfile.NamedTemporaryFile(
@@ -137,10 +139,11 @@ def _replacing(out: Path) -> Iterator[IO[bytes]]:
                 raise
         sync(out.parent)
     except OSError as error:
-        raise _failed(error, out) from error
+        raise failed(error, out) from error
 
 
-def _sized(file: IO[bytes]) -> tuple[int, str]:
+def sized(file: IO[bytes]) -> tuple[int, str]:
+    """Bytes and SHA-256 of what was written to a named file."""
     file.flush()
     with Path(file.name).open("rb") as written:
         digest = hashlib.file_digest(written, "sha256").hexdigest()
@@ -153,6 +156,21 @@ def receive(file: Path, baked: Path, terms: Terms, progress: Progress = silent) 
     :raises BakeError: the archive or a root in it is not sound or against the ``terms``, or
         another process is making that root, or there is no space. No root has changed.
     """
+    return unpack(file, baked, terms, progress, lambda root: _check(root, terms.keys), DEPTH)
+
+
+def unpack(  # noqa: PLR0913 - from where to where, on which terms
+    file: Path,
+    below: Path,
+    terms: Terms,
+    progress: Progress,
+    check: Callable[[Path], None],
+    depth: int,
+) -> Arrived:
+    """Unpack the roots of ``file``, ``check`` what became of each ``R.part``, put them in place.
+
+    :raises BakeError: as ``receive``; or what ``check`` raises. No root has changed.
+    """
     roots: list[Path] = []
     done: list[str] = []
     files = 0
@@ -160,8 +178,8 @@ def receive(file: Path, baked: Path, terms: Terms, progress: Progress = silent) 
         size = file.stat().st_size
         with ExitStack() as held, file.open("rb") as opened:
             stream = Stream(opened, terms.limits)
-            for member, content in members(stream, terms.limits):
-                if (root := baked / member.root) not in roots[-1:]:
+            for member, content in members(stream, terms.limits, depth):
+                if (root := below / member.root) not in roots[-1:]:
                     done += _begin(root, held, force=terms.force)
                     roots.append(root)
                 _write(tree.beside(root, ".part") / member.path, content)
@@ -170,13 +188,13 @@ def receive(file: Path, baked: Path, terms: Terms, progress: Progress = silent) 
             if not roots:
                 raise BadArchive("holds no root")
             for root in roots:
-                _check(root, terms.keys)
+                check(root)
             for root in roots:
                 tree.put_in_place(root)
     except BadArchive as error:
         raise BadArchive(f"{file}: {error.what}", error.hint) from error
     except OSError as error:
-        raise _failed(error, file if error.filename == str(file) else baked) from error
+        raise failed(error, file if error.filename == str(file) else below) from error
     return Arrived(tuple(roots), files, stream.made_bytes, tuple(done))
 
 
@@ -193,6 +211,7 @@ def _begin(root: Path, held: ExitStack, *, force: bool) -> list[str]:
 
 
 def _write(path: Path, content: Iterator[bytes]) -> None:
+    """Write ``path``, which must not be there; for us alone, until its root is sealed."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(path, "wb", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
@@ -215,14 +234,14 @@ def _check(root: Path, keys: Keys) -> None:
         raise BadArchive(f"{root.name}: {violations[0]}", "get it again, or bake it here")
 
 
-def _failed(error: OSError, at: Path) -> BakeError:
+def failed(error: OSError, at: Path) -> BakeError:
     """What the system refused, in words, and the next step."""
     hints = {
         errno.ENOSPC: "make room, then try again: nothing was changed",
         errno.EDQUOT: "make room, then try again: nothing was changed",
         errno.EFBIG: "raise the limit on file sizes (ulimit -f), then try again",
-        errno.EROFS: "PREHEAT_BAKED_ROOT names where roots lie: it must be writable here",
-        errno.EACCES: "PREHEAT_BAKED_ROOT names where roots lie: it must be writable here",
+        errno.EROFS: WRITABLE,
+        errno.EACCES: WRITABLE,
     }
     where = error.filename or at
     return BakeError(f"{where}: {error.strerror or error}", hints.get(error.errno or 0, ""))

@@ -180,6 +180,11 @@ class Manifest(Form):
     digest: str = Field(pattern=SHA256)
 
     @property
+    def everything(self) -> list[File | Shard]:
+        """Every file of the blob but its manifest."""
+        return [*self.files, *self.shards]
+
+    @property
     def size(self) -> int:
         """Bytes of all tensors as they are given back."""
         return sum(tensor.size for tensor in self.tensors)

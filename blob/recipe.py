@@ -22,6 +22,8 @@ FALLBACK: Mapping[str, Sequence[str]] = {
     "q5_k": ("q8_0",),
     "q6_k": ("q8_0",),
 }
+# vLLM's CPUWNA16 refuses others; Marlin asks for 64.
+INT4_ROWS = 32
 FLOATS = ("BF16", "F16", "F32")
 # Matrices that are no linear layer, or one that decides more than it weighs: a router.
 NOT_LINEAR = re.compile(
@@ -85,7 +87,10 @@ def choose(name: str, shape: Sequence[int], dtype: str, recipe: Recipe) -> Choic
         return _lossless(wanted, dtype)
     if not _meant(name, shape, dtype, recipe.targets):
         return Choice(codec_of("raw", {}, name))
-    columns = shape[-1]
+    columns, rows = shape[-1], shape[-2]
+    if wanted.name == "int4" and rows % INT4_ROWS:
+        why = f"{rows} rows are no multiple of {INT4_ROWS}, which vLLM's kernel asks for: raw"
+        return Choice(codec_of("raw", {}, name), {}, why)
     if columns % wanted.block == 0:
         return Choice(wanted, recipe.params())
     why = f"{columns} columns are no multiple of {wanted.block}"

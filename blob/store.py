@@ -89,6 +89,23 @@ class Store:
         except OSError as error:
             raise BlobError(f"{path}: cannot be written: {error.strerror}") from error
 
+    def adopt(self, kept: Kept, path: Path) -> None:
+        """Share a file whose digest was checked: keep it, or link it to what is kept already.
+
+        :raises BlobError: as ``link``.
+        """
+        source = self._path(kept.sha256)
+        try:
+            source.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, source)
+            except FileExistsError:
+                path.unlink()
+                self.link(kept, path)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+                raise BlobError(f"{path}: cannot be shared: {error.strerror}") from error
+
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Nothing is swept meanwhile."""

@@ -53,6 +53,10 @@ class Settings(Config):
         REPOSITORY / ".cache" / "baked",
         description="Folder of baked compile caches: `<target>/<model>/<variant>` below it.",
     )
+    blob_root: Path = Field(
+        REPOSITORY / ".cache" / "blobs",
+        description="Folder where weight blobs are packed; `store` below it holds what they share.",
+    )
     cache_policy: Literal["prefer", "require", "off"] = Field(
         "prefer",
         description="A baked cache that is missing or does not fit: start cold and say why "
