@@ -5,8 +5,9 @@ infinity, and NaN stays NaN (one pattern, 0x7FC0, whatever its payload was; torc
 place of the number in the array). Nothing is flushed to zero: the processor's own conversion
 (``vcvtneps2bf16``) would flush what is subnormal, so it is not used.
 
-``rounded`` and ``widened`` work on bits of one number and are inlined into kernels. A kernel that
-calls them has to be touched when they change: Numba's cache looks at a kernel's own file alone.
+``rounded``, ``widened`` and ``nearest`` work on one number and are inlined into kernels. A kernel
+that calls them has to be touched when they change: Numba's cache looks at a kernel's own file
+alone.
 """
 
 from typing import Any
@@ -37,9 +38,15 @@ def widened(bits: Any) -> Any:
     return np.uint32(bits) << np.uint32(16)
 
 
+@njit(inline="always")
+def nearest(value: Any) -> Any:
+    """The BF16 number nearest to a float32, as a float32."""
+    return np.uint32(widened(rounded(np.float32(value).view(np.uint32)))).view(np.float32)
+
+
 def from_float32(values: Floats) -> Bfloats:
     """BF16 bits of float32 numbers of any shape, rounded; a new array of that shape."""
-    source = np.ascontiguousarray(values, np.float32)
+    source = np.asarray(values, np.float32, order="C")
     out = np.empty(source.shape, np.uint16)
     round_into(source.reshape(-1).view(np.uint32), out.reshape(-1))
     return out
@@ -47,13 +54,13 @@ def from_float32(values: Floats) -> Bfloats:
 
 def to_float32(bits: Bfloats) -> Floats:
     """The numbers that BF16 bits of any shape stand for; a new array of that shape."""
-    source = np.ascontiguousarray(bits, np.uint16)
+    source = np.asarray(bits, np.uint16)
     return (source.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def from_float32_reference(values: Floats) -> Bfloats:
     """What ``from_float32`` gives, plainly: the nearer of the two neighbours, or the even one."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.int64)
+    bits = np.asarray(values, np.float32, order="C").view(np.uint32).astype(np.int64)
     kept, rest = bits >> 16, bits & 0xFFFF
     up = (rest > 0x8000) | ((rest == 0x8000) & (kept & 1 == 1))
     return np.where(np.isnan(values), NAN, kept + up).astype(np.uint16)
