@@ -65,11 +65,6 @@ class Blob:
         return {key: self.part(tensor, key) for key in sorted(tensor.parts)}
 
 
-def is_blob(folder: Path) -> bool:
-    """Whether ``folder`` calls itself a blob."""
-    return (folder / manifest.NAME).is_file()
-
-
 def _map(folder: Path, shard: Shard, tensors: list[Tensor]) -> memoryview:
     holds = f" (it holds {tensors[0].name} and {len(tensors) - 1} more)" if tensors else ""
     try:

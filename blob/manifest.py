@@ -227,6 +227,11 @@ def dump(manifest: Manifest) -> bytes:
     return canonical(_plain(manifest))
 
 
+def is_blob(folder: Path) -> bool:
+    """Whether ``folder`` calls itself a blob."""
+    return (folder / NAME).is_file()
+
+
 def read(folder: Path) -> Manifest:
     """The manifest of the blob in ``folder``.
 

@@ -88,6 +88,7 @@ def state_of(status: Status) -> dict[str, Any]:
             "compiled": len(status.compiled),
             "refused": list(status.refused),
         },
+        "weights": list(status.weights),
         "restarts": status.restarts,
         "reason": status.reason,
         "without_baked_cache": status.fell_back,

@@ -23,6 +23,11 @@ MIB = 2**20
 # Imports vLLM once and forks engines; listens beside the engine's own socket.
 ZYGOTE = ("-m", "serve.plugin.zygote")
 
+# How weights come from a blob (``serve.plugin.weights``).
+LOAD_FORMAT = "preheat"
+# Where the decoders' machine code is looked for: where a bake put it, read-only or not.
+KERNELS = "serve.plugin.kernel_cache.BakedLocator"
+
 # Holds the sitecustomize that patches torchvision before vLLM's own imports reach it.
 EARLY = Path(__file__).parent / "plugin" / "early"
 
@@ -106,7 +111,7 @@ def build(variant: Variant, model: Model, target: Target, place: Place) -> Comma
     argv = (str(place.python), *ENTRY, *flags)
     return Command(
         (*argv, "--uds", str(place.socket)),
-        _environment(target, place),
+        _environment(model, target, place),
         dropped,
         () if target.no_fork else _zygote(model, place),
     )
@@ -155,7 +160,14 @@ def _zygote(model: Model, place: Place) -> tuple[str, ...]:
 
 def _model_flags(model: Model, variant: Variant) -> list[str]:
     flags = ["--model", str(model.path), "--served-model-name", *served_names(model, variant)]
-    return [*flags, "--language-model-only"] if model.language_model_only else flags
+    if model.language_model_only:
+        flags.append("--language-model-only")
+    if model.blob:
+        flags += ["--load-format", LOAD_FORMAT]
+        if model.blob.world > 1:
+            flags += ["--tensor-parallel-size", str(model.blob.world)]
+            flags += ["--distributed-executor-backend", "mp"]
+    return flags
 
 
 def _target_flags(target: Target) -> list[str]:
@@ -190,7 +202,7 @@ def _lever_flags(variant: Variant) -> list[str]:
     return flags
 
 
-def _environment(target: Target, place: Place) -> dict[str, str]:
+def _environment(model: Model, target: Target, place: Place) -> dict[str, str]:
     root = place.cache_root
     env = {
         "VLLM_CACHE_ROOT": str(root / "vllm"),
@@ -205,8 +217,13 @@ def _environment(target: Target, place: Place) -> dict[str, str]:
         # Log lines carry the start's phases: they must not wait in a buffer.
         "PYTHONUNBUFFERED": "1",
     }
+    if model.blob:
+        env |= {"NUMBA_CACHE_DIR": str(root / "numba"), "NUMBA_CACHE_LOCATOR_CLASSES": KERNELS}
     if target.device == "cpu":
         env |= CPU_ENVIRONMENT
+        if model.blob and model.blob.world > 1:
+            # Left to itself vLLM wants a NUMA node for each rank.
+            env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     if target.preload:
         env["LD_PRELOAD"] = str(place.python.parent.parent / target.preload)
     return env

@@ -15,6 +15,7 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -68,6 +69,7 @@ class Status:
     loaded: tuple[str, ...] = ()
     compiled: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    weights: tuple[Mapping[str, Any], ...] = ()
     restarts: int = 0
     reason: str = ""
     fell_back: bool = False
@@ -116,6 +118,7 @@ class Engine:
             loaded=tuple(log.loaded),
             compiled=tuple(log.compiled),
             refused=tuple(log.refused),
+            weights=tuple(log.weights),
             restarts=self._restarts,
             reason=self._reason,
             fell_back=self._fell_back,

@@ -5,17 +5,22 @@ half a minute of imports: a folder without config, tokenizer or weights, a trunc
 """
 
 import json
+import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from blob import manifest
+from blob.manifest import Manifest
 from serve.config import Config, parse, read_pairs
 from serve.errors import ConfigError, nearest
 
+# A folder of one rank's slices, as the loader names it (``serve.plugin.ranks``).
+RANK = re.compile(r"^rank-0-of-([1-9]\d*)$")
 # A header larger than this is refused by the safetensors library too.
 MAX_HEADER_BYTES = 100_000_000
 PREFIX = struct.Struct("<Q")
@@ -33,10 +38,21 @@ class ModelSource(Config):
 
 
 @dataclass(frozen=True)
-class Model:
-    """A checkpoint that was found sound.
+class Packed:
+    """The weights are a blob: how they are stored, and over how many ranks they are sliced."""
 
-    ``path`` is absolute: vLLM hashes that string into its compile-cache key.
+    fingerprint: str
+    codec: str
+    stored_bytes: int
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint or blob that was found sound, by its headers.
+
+    ``path`` is absolute: vLLM hashes that string into its compile-cache key. ``weight_bytes`` are
+    those in memory: more than a blob takes on disk.
     """
 
     name: str
@@ -45,6 +61,7 @@ class Model:
     weight_bytes: int
     has_mtp: bool
     language_model_only: bool = False
+    blob: Packed | None = None
 
 
 def known_models(experiments: Path) -> list[str]:
@@ -90,7 +107,7 @@ def load_model(source: ModelSource) -> Model:
         raise ConfigError(f"{folder / 'config.json'}: no 'architectures': not a checkpoint")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise ConfigError(f"{folder}: no tokenizer.json: the engine could not read text")
-    names, size = _weights(folder)
+    packed, names, size = _packed(folder) or (None, *_weights(folder))
     return Model(
         name=source.name,
         path=folder.resolve(),
@@ -98,6 +115,7 @@ def load_model(source: ModelSource) -> Model:
         weight_bytes=size,
         has_mtp=any(name.startswith("mtp.") for name in names),
         language_model_only=source.language_model_only,
+        blob=packed,
     )
 
 
@@ -139,6 +157,31 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _packed(folder: Path) -> tuple[Packed, set[str], int] | None:
+    """The blob in ``folder``, or the ranks that a blob was sliced into; none if it is neither."""
+    if manifest.is_blob(folder):
+        whole = manifest.read(folder)
+        return _told(whole), {tensor.name for tensor in whole.tensors}, whole.size
+    worlds = [int(found[1]) for path in folder.iterdir() if (found := RANK.match(path.name))]
+    if not worlds:
+        return None
+    if len(worlds) > 1:
+        raise ConfigError(
+            f"{folder}: slices for worlds of {sorted(worlds)}", "keep one folder for each world"
+        )
+    world = worlds[0]
+    ranks = [manifest.read(folder / f"rank-{rank}-of-{world}") for rank in range(world)]
+    stored = sum(rank.stored_size for rank in ranks)
+    drafter = manifest.is_blob(folder / f"drafter-0-of-{world}")
+    # Slices have vLLM's names for parameters: a drafter is a folder of its own.
+    names = {"mtp."} if drafter else set()
+    return replace(_told(ranks[0]), stored_bytes=stored, world=world), names, ranks[0].size
+
+
+def _told(of: Manifest) -> Packed:
+    return Packed(of.fingerprint, str(of.recipe.get("codec", "raw")), of.stored_size)
 
 
 def _weights(folder: Path) -> tuple[set[str], int]:

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ class Plan:
                 "name": self.model.name,
                 "architecture": self.model.architecture,
                 "weight_bytes": self.model.weight_bytes,
+                "blob": asdict(self.model.blob) if self.model.blob else None,
             },
             "target": {"name": self.target.name, "device": self.target.device},
             "cache": self.cache.describe(),

@@ -5,9 +5,12 @@ changed shows up as a phase that is missing, never as a wrong number, because ea
 the phase that ends with its line, and the time since the last such line belongs to it.
 """
 
+import contextlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # In the order a start goes through them.
 PHASES = (
@@ -42,6 +45,8 @@ ENDS = (
 )
 COMPILED = re.compile(r"\[?(\w*)\]? ?saved AOT compiled function to (\S+)")
 LOADED = re.compile(r"\[?(\w*)\]? ?Directly load AOT compilation from path (\S+)")
+# What our loader says of itself, once for the model and once for its drafter, on each rank.
+WEIGHTS = re.compile(r"preheat: weights loaded: (\{.*\})")
 REFUSED = re.compile(r"Compiling model again due to a load failure from (\S+), reason: (.*)")
 
 # "(EngineCore pid=12) ERROR 11-21 03:55:30 [core.py:1] " in front of what is said.
@@ -73,6 +78,7 @@ class StartLog:
         self.compiled: list[str] = []
         self.loaded: list[str] = []
         self.refused: list[str] = []
+        self.weights: list[dict[str, Any]] = []
         self._last = started
 
     def observe(self, line: str, at: float) -> None:
@@ -87,6 +93,9 @@ class StartLog:
             self.loaded.append(match[2])
         elif match := REFUSED.search(line):
             self.refused.append(match[2])
+        elif match := WEIGHTS.search(line):
+            with contextlib.suppress(ValueError):
+                self.weights.append(json.loads(match[1]))
 
     def end(self, phase: str, at: float) -> None:
         """``phase`` ended at ``at``: the time since the last end belongs to it."""

@@ -73,13 +73,22 @@ async def test_a_listed_route_is_not_redirected_to_by_its_like(shared: Gateway) 
 
 def test_the_status_becomes_json_without_loss() -> None:
     status = Status(
-        State.STARTING, "compile", {"imports": 1.5}, ("a",), ("b", "c"), ("why",), 2, "died"
+        State.STARTING,
+        "compile",
+        {"imports": 1.5},
+        ("a",),
+        ("b", "c"),
+        ("why",),
+        ({"seconds": {"decode": 0.5}},),
+        restarts=2,
+        reason="died",
     )
     assert state_of(status) == {
         "state": "starting",
         "phase": "compile",
         "seconds": {"imports": 1.5},
         "compile_cache": {"loaded": 1, "compiled": 2, "refused": ["why"]},
+        "weights": [{"seconds": {"decode": 0.5}}],
         "restarts": 2,
         "reason": "died",
         "without_baked_cache": False,

@@ -128,3 +128,11 @@ def test_a_cause_that_is_repeated_by_every_worker_is_told_once_and_first_comes_f
     lines = [f"(Worker pid={pid}) ValueError: same" for pid in range(9)] + ["KeyError: later"]
     assert causes(lines) == ["ValueError: same", "KeyError: later"]
     assert len(causes([f"ValueError: {number}" for number in range(99)])) == 6
+
+
+def test_what_the_loader_says_of_its_phases_is_kept() -> None:
+    log = StartLog(0.0)
+    said = 'INFO 11-21 [weights.py:1] preheat: weights loaded: {"seconds": {"decode": 0.5}}'
+    log.observe(f"(EngineCore pid=12) {said}", 1.0)
+    log.observe("preheat: weights loaded: {no json}", 2.0)
+    assert log.weights == [{"seconds": {"decode": 0.5}}]
