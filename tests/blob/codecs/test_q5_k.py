@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blob.codecs import Part, RowCodec
+from blob.codecs import Part, RowCodec, bfloat16
 from blob.codecs.q5_k import Q5_K
-from tests.blob.codecs import super_blocks
+from tests.blob.codecs import ggml, super_blocks
 from tests.blob.codecs.super_blocks import differing, encoded
 
 CODEC = Q5_K()
@@ -77,3 +77,14 @@ def test_numbers_may_be_read_only():
     writable = encoded(CODEC, values)
     values.flags.writeable = False
     assert np.array_equal(encoded(CODEC, values), writable)
+
+
+def test_what_was_encoded_is_decoded_as_ggml_decodes_it():
+    values = super_blocks.random(64, cols=512)
+    blocks = encoded(CODEC, values)
+    decoded = ggml.dequantize(CODEC.name, blocks)
+    out = np.empty(values.shape, np.uint16)
+    CODEC.decode({"blocks": blocks}, out)
+    assert np.array_equal(CODEC.decode_reference({"blocks": blocks}), decoded)
+    assert np.array_equal(out, bfloat16.from_float32(decoded))
+    assert np.abs(decoded - values).max() < 0.02
