@@ -131,7 +131,8 @@ def error_reference(groups: Floats, scale: Floats, farthest: Floats) -> Floats:
         half = sums.shape[1] // 2
         sums = sums[:, :half] + sums[:, half:]
     step = np.divide(scale, farthest, out=np.zeros_like(scale), where=farthest != 0)
-    return sums * (step * step)
+    error: Floats = sums * (step * step)
+    return error
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -1,0 +1,243 @@
+"""Lossless: exponents apart from mantissas, Huffman-coded by the ZipNN library (arXiv 2411.05239).
+
+What is stored is what ``zipnn`` 0.5.4 makes of each chunk of 1 MiB, with one thread, one after the
+other, and ``offsets`` says where each begins and ends. The library reads it back, too, but not
+here: its reader believes every size that it finds, holds the GIL all the time and starts a thread
+for each call. So the sizes are read and checked here, and of the library only the Huffman decoder
+is called, which is bounded by the sizes of both sides and gives the GIL away. Whoever loads a blob
+has compared the stored bytes with their digest before; this stands behind that, not in its place.
+
+A stored chunk (all numbers little-endian): 32 bytes of header; for low bytes, then high bytes, of
+each block of 256 KiB, a kind (0 as it is, 1 Huffman); for the same, the end of its bytes (uint64),
+counted from the first of low or of high bytes; the low bytes; the high bytes. Before the two are
+taken apart, the bits of a number are turned from ``sign, exponent, mantissa`` into
+``exponent, sign, mantissa``, in whole pairs of numbers.
+"""
+
+import ctypes
+import threading
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from blob.codecs import Parts
+from blob.errors import BlobError
+
+VERSION = (0, 5, 4)
+CHUNK = 2**20
+# The library's: as much as its Huffman coder takes at once is half of it.
+BLOCK = 2**18
+HEADER = 32
+HALVES = 2
+AS_IT_IS, HUFFMAN = 0, 1
+# What the decoder may read or write beyond an end without harm.
+MARGIN = 64
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ZipNN:
+    """The library's ``bfloat16`` mode for any bytes; made for BF16."""
+
+    @property
+    def name(self) -> str:
+        """As the manifest says it."""
+        return "zipnn"
+
+    @property
+    def chunk(self) -> int:
+        """Bytes of a chunk before it is stored; the last may be shorter."""
+        return CHUNK
+
+    def encode(self, raw: memoryview) -> dict[str, NDArray[Any]]:
+        """The chunks of ``raw``, one after the other, and where each begins and ends.
+
+        :raises BlobError: the library is not installed.
+        """
+        compress = _compressor()
+        flat = raw.cast("B") if raw.nbytes else memoryview(b"")
+        # The library turns bits in place: each chunk is a copy, or it would change the weights.
+        chunks = [
+            np.frombuffer(compress(bytearray(flat[at : at + CHUNK])), np.uint8)
+            for at in range(0, len(flat), CHUNK)
+        ]
+        ends = np.cumsum([0, *(chunk.size for chunk in chunks)], dtype=np.int64)
+        joined = np.concatenate(chunks) if chunks else np.empty(0, np.uint8)
+        return {"zipnn": joined, "offsets": ends}
+
+    def decode(self, parts: Parts, index: int, out: memoryview) -> None:
+        """Chunk ``index`` into ``out``, which has exactly its size; the GIL is off while it works.
+
+        :raises ValueError: what is stored is no such chunk.
+        :raises BlobError: the library is not installed.
+        """
+        stored, offsets = parts["zipnn"], parts["offsets"]
+        target = np.frombuffer(out, np.uint8)
+        if stored.dtype != np.uint8 or stored.ndim != 1 or not stored.flags.c_contiguous:
+            raise ValueError(f"stored bytes are {stored.dtype} {stored.shape}")
+        if offsets.dtype != np.int64 or offsets.ndim != 1:
+            raise ValueError(f"offsets are {offsets.dtype} {offsets.shape}")
+        if not 0 <= index < offsets.size - 1:
+            raise ValueError(f"there is no chunk {index}; there are {max(0, offsets.size - 1)}")
+        begin, end = int(offsets[index]), int(offsets[index + 1])
+        if not 0 <= begin < end <= stored.size:
+            raise ValueError(f"it stands from {begin} to {end} in {stored.size} bytes")
+        if not 0 < target.size <= CHUNK:
+            raise ValueError(f"a chunk has 1 to {CHUNK} bytes, not {target.size}")
+        _decode(stored[begin:end], target)
+
+
+def _decode(stored: Bytes, out: Bytes) -> None:
+    """One whole chunk.
+
+    :raises ValueError: it is not that of ``out.size`` bytes.
+    """
+    blocks = -(-out.size // BLOCK)
+    kinds, ends, at = _table(stored, out.size, blocks)
+    scratch = _scratch()
+    source = [at, at + int(ends[0, -1])]
+    for block in range(blocks):
+        target = out[block * BLOCK : (block + 1) * BLOCK]
+        sizes = (target.size - target.size // 2, target.size // 2)
+        halves = []
+        for half in range(HALVES):
+            begin = int(ends[half, block - 1]) if block else 0
+            piece = stored[source[half] + begin : source[half] + int(ends[half, block])]
+            halves.append(_half(piece, int(kinds[half, block]), scratch[half], sizes[half]))
+        join(halves[0], halves[1], target)
+
+
+def _table(stored: Bytes, size: int, blocks: int) -> tuple[Bytes, NDArray[np.uint64], int]:
+    """Kinds and ends (both halves × blocks) of what a chunk stores, and where its bytes begin.
+
+    :raises ValueError: header, kinds or ends are not those of a chunk of ``size`` bytes.
+    """
+    if stored.size < HEADER + HALVES * blocks * 9:
+        raise ValueError(f"{stored.size} bytes are too few for a chunk of {size}")
+    if (header := stored[:HEADER].tobytes()) != header_of(size, stored.size):
+        raise ValueError(f"its header is {header.hex()}, not {VERSION}'s of {size} bytes")
+    at = HEADER + HALVES * blocks
+    kinds = stored[HEADER:at].reshape(HALVES, blocks)
+    ends = np.frombuffer(stored[at : at + 8 * HALVES * blocks].tobytes(), "<u8")
+    ends = ends.reshape(HALVES, blocks)
+    at += 8 * HALVES * blocks
+    if (kinds > HUFFMAN).any():
+        raise ValueError(f"it has a kind of block that is unknown: {int(kinds.max())}")
+    # No sum below can wrap: each end is small.
+    if (ends > CHUNK).any() or (ends[:, 1:] < ends[:, :-1]).any():
+        raise ValueError("the ends of its blocks do not ascend")
+    if at + int(ends[:, -1].sum()) != stored.size:
+        raise ValueError(f"its blocks end at {at + int(ends[:, -1].sum())} of {stored.size}")
+    return kinds, ends, at
+
+
+def header_of(size: int, stored: int) -> bytes:
+    """What the library puts before a chunk of ``size`` bytes that takes ``stored`` bytes."""
+    header = bytearray(HEADER)
+    header[:2] = b"ZN"
+    header[2:5] = bytes(VERSION)
+    header[5] = 0b1010  # byte_reorder: low bytes, then high bytes
+    header[6] = 1  # bit_reorder: the exponent first
+    header[8] = 1  # format: bytes
+    header[14] = BLOCK.bit_length() - 1
+    header[15] = 6  # ZipNNDtypeEnum.BFLOAT16
+    header[16:24] = size.to_bytes(8, "little")
+    header[24:32] = stored.to_bytes(8, "little")
+    return bytes(header)
+
+
+def _half(piece: Bytes, kind: int, scratch: Bytes, size: int) -> Bytes:
+    """The ``size`` low or high bytes that ``piece`` stores.
+
+    :raises ValueError: it does not store so many.
+    """
+    if kind == AS_IT_IS:
+        if piece.size != size:
+            raise ValueError(f"a block has {piece.size} bytes, expected {size}")
+        return piece
+    if not 0 < piece.size < size:
+        raise ValueError(f"a block of {size} bytes cannot take {piece.size}")
+    # Huffman tables are read a word at a time: what lies behind them must be memory.
+    padded = scratch[BLOCK:]
+    padded[: piece.size] = piece
+    padded[piece.size : piece.size + MARGIN] = 0
+    made = _huffman()(scratch.ctypes.data, size, padded.ctypes.data, piece.size)
+    if made != size:
+        raise ValueError("a block is not Huffman code of its size")
+    return scratch[:size]
+
+
+def join(low: Bytes, high: Bytes, out: Bytes) -> None:
+    """Low and high bytes of a block as its numbers, their signs back in front."""
+    numbers = out.size // 2
+    # The library turns pairs of numbers; what is left over at the end stays as it is.
+    turn_back(low, high, out[: 2 * numbers].view(np.uint16), numbers // 2 * 2)
+    if out.size % 2:
+        out[-1] = low[-1]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def turn_back(low: Bytes, high: Bytes, out: NDArray[np.uint16], turned: int) -> None:
+    """Numbers of their bytes; of the first ``turned``, the exponent stood before the sign."""
+    for i in range(turned):
+        exponent, rest = np.uint16(high[i]), np.uint16(low[i])
+        sign = np.uint16(rest & np.uint16(0x80)) << np.uint16(8)
+        out[i] = np.uint16(sign | (exponent << np.uint16(7)) | (rest & np.uint16(0x7F)))
+    for i in range(turned, out.size):
+        out[i] = np.uint16(low[i]) | (np.uint16(high[i]) << np.uint16(8))
+
+
+_held = threading.local()
+
+
+def _scratch() -> list[Bytes]:
+    """Two buffers of this thread, each for half a block read and one stored, and margins."""
+    if not hasattr(_held, "scratch"):
+        _held.scratch = [np.empty(BLOCK + BLOCK // 2 + MARGIN, np.uint8) for _ in range(HALVES)]
+    scratch: list[Bytes] = _held.scratch
+    return scratch
+
+
+@cache
+def _compressor() -> Any:
+    """The library's ``compress``.
+
+    :raises BlobError: it is not installed.
+    """
+    try:
+        import zipnn
+    except ImportError as error:
+        raise _missing(error) from error
+    # It builds its header on the object: an object for each call, or threads would share one.
+    return lambda chunk: zipnn.ZipNN(
+        input_format="byte", bytearray_dtype="bfloat16", threads=1, compression_chunk=BLOCK
+    ).compress(chunk)
+
+
+@cache
+def _huffman() -> Any:
+    """``HUF_decompress(target, size, source, size) -> size or a number beyond any``.
+
+    :raises BlobError: it is not installed.
+    """
+    try:
+        file = import_module("zipnn_core").__file__
+        function = ctypes.CDLL(file).HUF_decompress
+    except (ImportError, OSError, AttributeError) as error:
+        raise _missing(error) from error
+    function.restype = ctypes.c_size_t
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t]
+    return function
+
+
+def _missing(error: Exception) -> BlobError:
+    return BlobError(
+        f"codec zipnn: the library zipnn 0.5.4 cannot be used: {error}",
+        "pip install 'preheat[zipnn]' (it is built from source: a C compiler is needed)",
+    )
