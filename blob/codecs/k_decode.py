@@ -40,7 +40,7 @@ def flat(rows: NDArray[Any]) -> tuple[NDArray[Any], int]:
         return rows.reshape(-1), width
     if rows.strides[1] != 1 or rows.dtype.itemsize != 1:
         raise ValueError(f"rows of single contiguous bytes wanted, got strides {rows.strides}")
-    stride = rows.strides[0] if count > 1 else width
+    stride = rows.strides[0]
     if stride < width:
         raise ValueError(f"rows of {width} bytes overlap: {stride} apart")
     span = (count - 1) * stride + width
@@ -222,7 +222,7 @@ def decode_q8_0_reference(blocks: Bytes) -> Floats:
     scale, quants = fields(blocks, 2, 32)
     with np.errstate(all="ignore"):
         values = quants.view(np.int8).astype(np.float32) * halves(scale)
-    return values.reshape(len(blocks), -1)
+    return values.reshape(len(blocks), blocks.shape[1] // Q8_0_BYTES * 32)
 
 
 def scales_and_minimums(packed: Bytes) -> tuple[Floats, Floats]:
@@ -261,7 +261,9 @@ def decode_q4_k_reference(blocks: Bytes) -> Floats:
     six bits in 12 bytes, nibbles of 8 groups of 32 in 128.
     """
     scale, minimum, packed, quants = fields(blocks, 2, 2, 12, 128)
-    return scaled(nibbles(quants), scale, minimum, packed).reshape(len(blocks), -1)
+    return scaled(nibbles(quants), scale, minimum, packed).reshape(
+        len(blocks), blocks.shape[1] // Q4_K_BYTES * SUPER
+    )
 
 
 def decode_q5_k_reference(blocks: Bytes) -> Floats:
@@ -271,7 +273,9 @@ def decode_q5_k_reference(blocks: Bytes) -> Floats:
     scale, minimum, packed, fifth, quants = fields(blocks, 2, 2, 12, 32, 128)
     groups = np.arange(8, dtype=np.uint8)[None, :, None]
     fives: Bytes = nibbles(quants) | (fifth[:, None, :] >> groups & np.uint8(1)) << np.uint8(4)
-    return scaled(fives, scale, minimum, packed).reshape(len(blocks), -1)
+    return scaled(fives, scale, minimum, packed).reshape(
+        len(blocks), blocks.shape[1] // Q5_K_BYTES * SUPER
+    )
 
 
 def decode_q6_k_reference(blocks: Bytes) -> Floats:
@@ -289,4 +293,4 @@ def decode_q6_k_reference(blocks: Bytes) -> Floats:
     with np.errstate(all="ignore"):
         steps = halves(scale) * scales.view(np.int8).astype(np.float32)
         values: Floats = steps[:, :, None] * quants
-    return values.reshape(len(blocks), -1)
+    return values.reshape(len(blocks), blocks.shape[1] // Q6_K_BYTES * SUPER)

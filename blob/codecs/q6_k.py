@@ -93,7 +93,7 @@ class Q6_K:  # noqa: N801
                 for index in range(cols // VALUES):
                     block = values[row, index * VALUES : (index + 1) * VALUES]
                     blocks[row, index] = encode_super_block(block)
-        return {"blocks": blocks.reshape(rows, -1)}
+        return {"blocks": blocks.reshape(rows, cols // VALUES * BYTES)}
 
     def decode_reference(self, parts: Parts) -> Floats:
         return decode_q6_k_reference(parts["blocks"])

@@ -61,7 +61,7 @@ class Q8_0:  # noqa: N801
             for index in range(cols // VALUES):
                 block = values[row, index * VALUES : (index + 1) * VALUES]
                 blocks[row, index] = encode_block(block)
-        return {"blocks": blocks.reshape(rows, -1)}
+        return {"blocks": blocks.reshape(rows, cols // VALUES * BYTES)}
 
     def decode_reference(self, parts: Parts) -> Floats:
         return decode_q8_0_reference(parts["blocks"])
