@@ -61,7 +61,10 @@ def decode(parts: Parts, out: Bfloats, group: int, bits: int) -> None:
     """
     check_array("out", out, np.uint16, out.shape)
     check(parts, out.shape, group, bits)
-    multiply_groups(parts["packed"], parts["scale"].reshape(-1), out, group, bits)
+    stored, scale = parts["packed"], parts["scale"]
+    # Addresses, since a kernel is compiled for each kind of array: mapped ones are read-only, and
+    # may begin anywhere.
+    multiply_groups(stored.ctypes.data, scale.ctypes.data, scale.size, out.ctypes.data, group, bits)
 
 
 def decode_reference(parts: Parts, bits: int) -> Floats:
@@ -85,20 +88,18 @@ def pack_reference(integers: NDArray[Any], bits: int) -> NDArray[np.int32]:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def multiply_groups(
-    packed: NDArray[np.int32], scale: Bfloats, out: Bfloats, group: int, bits: int
-) -> None:
-    """One group after the other; ``scale`` is flat. Nothing is checked."""
-    source, target = np.int64(packed.ctypes.data), np.int64(out.ctypes.data)
-    for g in range(scale.size):
-        factor = np.uint32(scale[g])
+def multiply_groups(packed: int, scale: int, groups: int, out: int, group: int, bits: int) -> None:
+    """One group after the other, from and to these addresses. Nothing is checked."""
+    source, factor, target = np.int64(packed), np.int64(scale), np.int64(out)
+    for _ in range(groups):
         for _ in range(group // AT_ONCE):
             if bits == 5:
-                multiply_5(source, target, factor)
+                multiply_5(source, factor, target)
             else:
-                multiply_4(source, target, factor)
+                multiply_4(source, factor, target)
             source += 4 * bits
             target += 2 * AT_ONCE
+        factor += 2
 
 
 @njit(inline="always")
@@ -143,8 +144,7 @@ def _integers(builder: Any, address: Any, bits: int) -> Any:
     """32 signed integers in lanes of 16 bits: each value's two bytes, shifted and masked."""
     count = BYTES_IN_WORD * bits
     held = ir.VectorType(BYTE, count)
-    memory = builder.load(builder.inttoptr(address, held.as_pointer()))
-    memory.align = 1
+    memory = builder.load(builder.inttoptr(address, held.as_pointer()), align=1)
     # A value's bits begin in this byte, and may end in the next; the last value's do not.
     first = [bits * i // 8 for i in range(AT_ONCE)]
     pairs = [byte for at in first for byte in (at, min(at + 1, count - 1))]
@@ -168,30 +168,32 @@ def _bfloats(builder: Any, products: Any) -> Any:
 
 
 def _multiplied(bits: int) -> Any:
-    """Code for 32 values at an address times a scale (BF16 bits), to another address as BF16."""
+    """Code for 32 values times a scale, which is BF16, as BF16: three addresses."""
 
     def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-        source, target, factor = arguments
+        source, factor, target = arguments
         floats = ir.VectorType(ir.FloatType(), AT_ONCE)
-        scale = builder.bitcast(builder.shl(factor, ir.Constant(WORD, 16)), ir.FloatType())
+        half = builder.load(builder.inttoptr(factor, HALF.as_pointer()), align=1)
+        word = builder.shl(builder.zext(half, WORD), ir.Constant(WORD, 16))
+        scale = builder.bitcast(word, ir.FloatType())
         one = builder.insert_element(ir.Constant(floats, ir.Undefined), scale, WORD(0))
         scales = builder.shuffle_vector(one, one, _vector(WORD, 0))
         integers = builder.sext(_integers(builder, source, bits), ir.VectorType(WORD, AT_ONCE))
         products = builder.fmul(builder.sitofp(integers, floats), scales)
         to = builder.inttoptr(target, ir.VectorType(HALF, AT_ONCE).as_pointer())
-        builder.store(_bfloats(builder, products), to, align=2)
+        builder.store(_bfloats(builder, products), to, align=1)
         return context.get_dummy_value()
 
     return code
 
 
 @intrinsic
-def multiply_4(_: Any, source: Any, target: Any, factor: Any) -> Any:
-    """16 bytes at ``source`` times ``factor`` to 64 bytes at ``target``."""
-    return types.void(types.int64, types.int64, types.uint32), _multiplied(4)
+def multiply_4(_: Any, source: Any, factor: Any, target: Any) -> Any:
+    """16 bytes at ``source`` times the number at ``factor``, to 64 bytes at ``target``."""
+    return types.void(types.int64, types.int64, types.int64), _multiplied(4)
 
 
 @intrinsic
-def multiply_5(_: Any, source: Any, target: Any, factor: Any) -> Any:
-    """20 bytes at ``source`` times ``factor`` to 64 bytes at ``target``."""
-    return types.void(types.int64, types.int64, types.uint32), _multiplied(5)
+def multiply_5(_: Any, source: Any, factor: Any, target: Any) -> Any:
+    """20 bytes at ``source`` times the number at ``factor``, to 64 bytes at ``target``."""
+    return types.void(types.int64, types.int64, types.int64), _multiplied(5)

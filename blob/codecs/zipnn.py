@@ -160,7 +160,9 @@ def _half(piece: Bytes, kind: int, scratch: Bytes, size: int) -> Bytes:
     if kind == AS_IT_IS:
         if piece.size != size:
             raise ValueError(f"a block has {piece.size} bytes, expected {size}")
-        return piece
+        # Copied, so that the kernel sees one type of array: a mapped one is read-only.
+        scratch[:size] = piece
+        return scratch[:size]
     if not 0 < piece.size < size:
         raise ValueError(f"a block of {size} bytes cannot take {piece.size}")
     # Huffman tables are read a word at a time: what lies behind them must be memory.

@@ -131,3 +131,15 @@ def test_arrays_that_do_not_belong_together_are_refused_before_memory_is_touched
 def test_no_rows_are_no_work():
     values = np.empty((0, 128), np.float32)
     assert rows.decoded(Int5(), rows.encoded(Int5(), values), (0, 128)).shape == (0, 128)
+
+
+def test_parts_may_be_read_only_and_begin_at_an_odd_address_as_in_a_mapped_file():
+    values = rows.of_all_sizes(4, 256, seed=5)
+    good = rows.encoded(Int5(), values)
+    mapped = {}
+    for key, part in good.items():
+        memory = np.frombuffer(b"\0" + part.tobytes(), np.uint8)[1:]
+        mapped[key] = memory.view(part.dtype).reshape(part.shape)
+        assert not mapped[key].flags.writeable
+    read = rows.decoded(Int5(), mapped, values.shape)
+    assert read.tobytes() == rows.decoded(Int5(), good, values.shape).tobytes()
