@@ -6,6 +6,8 @@ TARGET  ?=
 PORT    ?= 8000
 PYTHON  ?= python3
 CACHE   ?= cache_import.tar.zst
+# raw, zipnn, int4, int5, q8_0, q4_k, q5_k or q6_k
+CODEC   ?= int5
 # Names for `make build` and what it makes; RUNTIME is docker or local, or left to what is here.
 VARIANTS ?=
 IMAGE   ?= preheat
@@ -36,6 +38,10 @@ install: $(STAMP)-$(ENGINE) ## make .venv with the vLLM this machine takes
 .PHONY: train-tiny
 train-tiny: $(STAMP)-cpu ## train weights/tiny again from packages (about an hour on 2 cores)
 	$(BIN)/python -m scripts.train_tiny
+
+.PHONY: pack
+pack: $(STAMP)-gateway $(STAMP)-bake $(STAMP)-blob ## quantize a checkpoint into a blob   [MODEL=tiny CODEC=int5]
+	@$(BIN)/preheat bake pack '$(or $(MODEL),tiny)' --codec '$(CODEC)'
 
 .PHONY: bake
 bake: $(STAMP)-$(ENGINE) $(STAMP)-bake ## bake a compile cache and prove that it hits   [VARIANT= MODEL= TARGET=]
@@ -94,8 +100,14 @@ eval-coldstart: $(STAMP)-$(ENGINE) $(STAMP)-eval ## exec to first token: stock c
 eval-image: $(STAMP)-$(ENGINE) $(STAMP)-image ## the image beside a native start; rebuilds   [VARIANT=]
 	$(BIN)/python -m scripts.measure_image '$(VARIANT)' --model '$(MODEL)' --target '$(TARGET)' --image '$(IMAGE)'
 
+.PHONY: bench-blob
+bench-blob: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval $(STAMP)-zipnn ## codecs, reconstruction and loading of blobs: 22 GB of disk, 30 min
+	$(BIN)/python -m scripts.measure_codecs
+	$(BIN)/python -m scripts.measure_reconstruct
+	$(BIN)/python -m scripts.measure_load
+
 .PHONY: test
-test: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-image ## the whole suite, real vLLM included
+test: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-image $(STAMP)-zipnn ## the whole suite, real vLLM included
 	$(BIN)/python -m pytest
 
 .PHONY: test-fast
@@ -143,7 +155,7 @@ ifeq ($(ENGINE),cpu)
 endif
 	@touch $@
 
-$(STAMP)-test $(STAMP)-dev $(STAMP)-eval $(STAMP)-bake $(STAMP)-image: $(STAMP)-%: $(PINS) | $(STAMP)-gateway
+$(STAMP)-test $(STAMP)-dev $(STAMP)-eval $(STAMP)-bake $(STAMP)-blob $(STAMP)-image $(STAMP)-zipnn: $(STAMP)-%: $(PINS) | $(STAMP)-gateway
 	@echo "installing what $* needs"
 	@$(PIP) --quiet --editable '.[$*]'
 	@touch $@
