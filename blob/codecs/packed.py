@@ -88,7 +88,9 @@ def pack_reference(integers: NDArray[Any], bits: int) -> NDArray[np.int32]:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def multiply_groups(packed: int, scale: int, groups: int, out: int, group: int, bits: int) -> None:
+def multiply_groups(  # noqa: PLR0913 - three addresses and what lies there
+    packed: int, scale: int, groups: int, out: int, group: int, bits: int
+) -> None:
     """One group after the other, from and to these addresses. Nothing is checked."""
     source, factor, target = np.int64(packed), np.int64(scale), np.int64(out)
     for _ in range(groups):
