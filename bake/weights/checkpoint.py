@@ -71,7 +71,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                 raise BakeError(f"{shard.name}: {name} stands in another shard too")
             tensors[name] = array
     _check_index(folder, tensors)
-    return Checkpoint(folder, config, tensors, shards, _files(folder))
+    return Checkpoint(folder, config, tensors, shards, files_of(folder))
 
 
 def digests(checkpoint: Checkpoint) -> dict[str, str]:
@@ -121,11 +121,11 @@ def _check_index(folder: Path, tensors: Mapping[str, Array]) -> None:
         )
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def files_of(folder: Path) -> dict[str, Path]:
     """Config, tokenizer and the like: small plain files of the folder itself."""
     found = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name == INDEX or path.suffix in LEFT_OUT:
+        if path.name.startswith(".") or path.name in (INDEX, NAME) or path.suffix in LEFT_OUT:
             continue
         if path.is_file() and path.stat().st_size <= MAX_FILE_BYTES:
             try:

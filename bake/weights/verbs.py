@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from bake.progress import bar
 from blob import manifest
 from blob.recipe import GROUPS, Targets
 from blob.registry import CODECS
+from serve.errors import ConfigError
 from serve.model import find_model
 from serve.settings import Settings, read_settings
 
@@ -29,6 +31,7 @@ def add(verb: Add) -> None:
     _diff_options(verb("diff", _diff, "what differs between two blobs, by tensor"))
     _export_options(verb("export", _export, "prove a blob and put it into one archive"))
     _import_options(verb("import", _import, "prove an archive's blob and put it in"))
+    _shard_options(verb("shard", _shard, "slice a model for the ranks of tensor parallelism"))
     _sweep_options(verb("sweep", _sweep, "remove what no blob uses from the store"))
 
 
@@ -181,6 +184,38 @@ def _import(parsed: argparse.Namespace) -> int:
         print(json.dumps({**asdict(arrived), "roots": [*map(str, arrived.roots)]}, indent=2))
         return 0
     print("\n".join([*arrived.done, *(_sound(folder) for folder in arrived.roots)]))
+    return 0
+
+
+def _shard_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", metavar="MODEL", help="name, folder of a checkpoint or of a blob")
+    verb.add_argument("--tp", type=int, required=True, metavar="N", help="ranks to slice for")
+    codec = verb.add_argument("--codec", choices=CODECS, default="raw", metavar="CODEC")
+    codec.help = "how slices are stored (raw: exactly what was loaded)"
+    verb.add_argument("--out", type=Path, metavar="FOLDER", help="what it makes (<model>-tp<N>)")
+    _store_option(verb)
+
+
+def _shard(parsed: argparse.Namespace) -> int:
+    from bake.weights.shard import Worker, shard
+    from serve.plan import make_plan
+
+    if parsed.tp < 2:
+        raise ConfigError(f"--tp {parsed.tp}: a model is sliced for two ranks or more")
+    settings = read_settings({**os.environ, "MODEL": parsed.model})
+    plan = make_plan(settings, Path(sys.executable), Path("unused.sock")).within(os.environ)
+    if plan.model.blob and plan.model.blob.world > 1:
+        raise ConfigError(f"{plan.model.path}: holds slices already", "slice the whole model")
+    out = (parsed.out or settings.blob_root / f"{plan.model.name}-tp{parsed.tp}").absolute()
+    store = _store(parsed, settings).root
+    worker = Worker(Path(sys.executable), plan.command.env)
+    made = shard(plan.model, parsed.tp, parsed.codec, out, store, worker)
+    if parsed.json:
+        print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))
+        return 0
+    each = ", ".join(str(size) for size in made.bytes)
+    print(f"wrote {made.folder}: {made.world} ranks of {each} bytes, {made.seconds:.1f} s")
+    print(f"serve it: make serve MODEL={made.folder}")
     return 0
 
 
