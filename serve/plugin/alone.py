@@ -39,21 +39,42 @@ class Job:
 def worker(job: Job) -> Iterator[Any]:
     """vLLM's configuration of ``job``, in a process that is the worker of one rank.
 
-    Once in a process: vLLM's groups of ranks are global.
+    Once in a process: vLLM's groups of ranks are global. ``configured`` then makes further ones.
     """
     # First: it makes torch.accelerator harmless where there is none.
     import vllm.v1.worker.cpu_worker  # noqa: F401
-    from vllm.config import set_current_vllm_config
     from vllm.distributed import (
         destroy_distributed_environment,
         destroy_model_parallel,
         init_distributed_environment,
         initialize_model_parallel,
     )
-    from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform
 
+    from serve.plugin import weights
+
     register()
+    weights.register()
+    with tempfile.TemporaryDirectory(prefix="preheat-") as folder, configured(job) as config:
+        meet = Path(job.meet or f"{folder}/meet")
+        # Names the shared memory of the ranks; vLLM's CPU worker makes it the same way.
+        os.environ["VLLM_DIST_IDENT"] = meet.name
+        backend = current_platform.dist_backend
+        init_distributed_environment(job.world, job.rank, f"file://{meet}", job.rank, backend)
+        initialize_model_parallel(job.world, 1)
+        try:
+            yield config
+        finally:
+            destroy_model_parallel()
+            destroy_distributed_environment()
+
+
+@contextmanager
+def configured(job: Job) -> Iterator[Any]:
+    """vLLM's configuration of ``job``, which is then the current one."""
+    from vllm.config import set_current_vllm_config
+    from vllm.engine.arg_utils import EngineArgs
+
     arguments = EngineArgs(
         model=job.model,
         load_format=job.load_format,
@@ -68,18 +89,8 @@ def worker(job: Job) -> Iterator[Any]:
         speculative_config=_drafts(job.drafts),
     )
     config = arguments.create_engine_config()
-    with tempfile.TemporaryDirectory(prefix="preheat-") as folder, set_current_vllm_config(config):
-        meet = Path(job.meet or f"{folder}/meet")
-        # Names the shared memory of the ranks; vLLM's CPU worker makes it the same way.
-        os.environ["VLLM_DIST_IDENT"] = meet.name
-        backend = current_platform.dist_backend
-        init_distributed_environment(job.world, job.rank, f"file://{meet}", job.rank, backend)
-        initialize_model_parallel(job.world, 1)
-        try:
-            yield config
-        finally:
-            destroy_model_parallel()
-            destroy_distributed_environment()
+    with set_current_vllm_config(config):
+        yield config
 
 
 def roles(config: Any) -> list[Any]:

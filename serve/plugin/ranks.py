@@ -18,9 +18,8 @@ import torch
 
 from blob import manifest
 from blob.blob import Blob
-from blob.manifest import is_blob
 from blob.errors import BlobError
-from blob.manifest import Manifest, Rank
+from blob.manifest import Manifest, Rank, is_blob
 from blob.recipe import Recipe, check, choose
 from blob.store import Store
 from blob.writer import About, Plain, write

@@ -24,8 +24,8 @@ from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
 from vllm.model_executor.model_loader import BaseModelLoader
 
 from blob.blob import Blob
-from blob.manifest import is_blob
 from blob.errors import BlobError
+from blob.manifest import is_blob
 from blob.recipe import Recipe
 from blob.store import Store
 from serve.plugin import ranks
