@@ -35,6 +35,10 @@ BLOCK = 2**18
 HEADER = 32
 HALVES = 2
 AS_IT_IS, HUFFMAN = 0, 1
+BYTE_ORDER = 0b1010  # low bytes, then high bytes
+BIT_ORDER = 1  # the exponent first
+# The library's own: what stays larger than this is kept as it is; the other has no effect in 0.5.4.
+THRESHOLD, CHECKED_AFTER = 0.95, 10
 # What the decoder may read or write beyond an end without harm.
 MARGIN = 64
 
@@ -60,11 +64,10 @@ class ZipNN:
 
         :raises BlobError: the library is not installed.
         """
-        compress = _compressor()
         flat = raw.cast("B") if raw.nbytes else memoryview(b"")
         # The library turns bits in place: each chunk is a copy, or it would change the weights.
         chunks = [
-            np.frombuffer(compress(bytearray(flat[at : at + CHUNK])), np.uint8)
+            np.frombuffer(_compressed(bytearray(flat[at : at + CHUNK])), np.uint8)
             for at in range(0, len(flat), CHUNK)
         ]
         ends = np.cumsum([0, *(chunk.size for chunk in chunks)], dtype=np.int64)
@@ -142,8 +145,8 @@ def header_of(size: int, stored: int) -> bytes:
     header = bytearray(HEADER)
     header[:2] = b"ZN"
     header[2:5] = bytes(VERSION)
-    header[5] = 0b1010  # byte_reorder: low bytes, then high bytes
-    header[6] = 1  # bit_reorder: the exponent first
+    header[5] = BYTE_ORDER
+    header[6] = BIT_ORDER
     header[8] = 1  # format: bytes
     header[14] = BLOCK.bit_length() - 1
     header[15] = 6  # ZipNNDtypeEnum.BFLOAT16
@@ -206,20 +209,22 @@ def _scratch() -> list[Bytes]:
     return scratch
 
 
-@cache
-def _compressor() -> Any:
-    """The library's ``compress``.
+def _compressed(chunk: bytearray) -> Any:
+    """What ``zipnn.ZipNN(bytearray_dtype="bfloat16", threads=1).compress`` makes, and calls itself.
+
+    Its package in Python imports torch; this is the C below it. ``chunk`` is changed.
 
     :raises BlobError: it is not installed.
     """
     try:
-        import zipnn
+        core = import_module("zipnn_core")
     except ImportError as error:
         raise _missing(error) from error
-    # It builds its header on the object: an object for each call, or threads would share one.
-    return lambda chunk: zipnn.ZipNN(
-        input_format="byte", bytearray_dtype="bfloat16", threads=1, compression_chunk=BLOCK
-    ).compress(chunk)
+    # It fills in the stored size.
+    header = header_of(len(chunk), 0)
+    return core.zipnn_core(
+        header, chunk, HALVES, BIT_ORDER, BYTE_ORDER, 0, BLOCK, THRESHOLD, CHECKED_AFTER, 1
+    )
 
 
 @cache
