@@ -51,10 +51,7 @@ def worker(job: Job) -> Iterator[Any]:
     )
     from vllm.platforms import current_platform
 
-    from serve.plugin import weights
-
     register()
-    weights.register()
     with tempfile.TemporaryDirectory(prefix="preheat-") as folder, configured(job) as config:
         meet = Path(job.meet or f"{folder}/meet")
         # Names the shared memory of the ranks; vLLM's CPU worker makes it the same way.

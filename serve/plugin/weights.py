@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from vllm.config import get_current_vllm_config_or_none
-from vllm.model_executor import model_loader
 from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
 from vllm.model_executor.model_loader import BaseModelLoader
 
@@ -30,9 +29,9 @@ from blob.recipe import Recipe
 from blob.store import Store
 from serve.plugin import ranks
 from serve.plugin.filling import Waited, Written, all_cores
+from serve.plugin.load_format import FORMAT
 from serve.plugin.sources import BlobSource, CheckpointSource, Source
 
-FORMAT = "preheat"
 # vLLM's name for models whose config.json carries the quantization that int4 blobs are made for.
 PACKED = "compressed-tensors"
 # Made from the quantization's configuration; no checkpoint has them.
@@ -80,12 +79,6 @@ class Options:
             if value is not None and not (isinstance(value, str) and value):
                 raise ValueError(f"{name} must be a string, got {value!r}")
         return options
-
-
-def register() -> None:
-    """Make the format known; safe to call any number of times."""
-    if FORMAT not in model_loader._LOAD_FORMAT_TO_MODEL_LOADER:
-        model_loader.register_model_loader(FORMAT)(Loader)
 
 
 class Loader(BaseModelLoader):  # type: ignore[misc]
