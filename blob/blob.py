@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from blob import manifest
 from blob.errors import BlobError, Damaged
 from blob.files import opened
-from blob.layout import Header, check_parts, check_shard, read_header
+from blob.layout import Header, check_parts, check_shard, header_limit, read_header
 from blob.manifest import Manifest, Shard, Stored, Tensor
 from blob.numpy_types import NUMPY
 
@@ -44,9 +44,11 @@ class Blob:
             tensors[tensor.shard].append(tensor)
         shards = {}
         for shard in read.shards:
-            raw = _map(folder, shard, tensors[shard.sha256])
-            header = read_header(raw, len(raw), shard.path)
-            check_shard(header, tensors[shard.sha256], shard.path)
+            inside = tensors[shard.sha256]
+            raw = _map(folder, shard, inside)
+            where = f"{shard.path}{_holds(inside)}"
+            header = read_header(raw, len(raw), where, header_limit(inside))
+            check_shard(header, inside, shard.path)
             shards[shard.sha256] = (raw, header)
         return cls(folder, read, shards)
 
@@ -66,16 +68,23 @@ class Blob:
 
 
 def _map(folder: Path, shard: Shard, tensors: list[Tensor]) -> memoryview:
-    holds = f" (it holds {tensors[0].name} and {len(tensors) - 1} more)" if tensors else ""
+    holds = _holds(tensors)
     try:
         with opened(folder / shard.path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != shard.size:
                 detail = f"expected {shard.size} bytes, got {size}{holds}"
                 raise Damaged(shard.path, detail)
+            if size == 0:
+                raise Damaged(shard.path, f"is empty{holds}")
             # Private and writable in memory, never in the file: torch warns of read-only arrays.
             return memoryview(mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE))
     except FileNotFoundError as error:
         raise Damaged(shard.path, f"is missing{holds}") from error
     except OSError as error:
-        raise BlobError(f"{folder / shard.path}: cannot be read: {error.strerror}") from error
+        what = f"{folder / shard.path}{holds}: cannot be read: {error.strerror}"
+        raise BlobError(what) from error
+
+
+def _holds(tensors: list[Tensor]) -> str:
+    return f" (it holds {tensors[0].name} and {len(tensors) - 1} more)" if tensors else ""

@@ -36,6 +36,11 @@ def check_path(path: str) -> str:
     return path
 
 
+def printable(text: object, most: int = 200) -> str:
+    """``text`` of anybody's for a terminal: what is no printable character stands as an escape."""
+    return repr(str(text)[:most])[1:-1]
+
+
 def opened(path: Path) -> io.FileIO:
     """A plain file, unbuffered.
 

@@ -13,7 +13,15 @@ from typing import Any
 
 from blob.codecs import RowCodec
 from blob.errors import BlobError, Damaged
-from blob.manifest import MAX_DIMENSION, MAX_RANK, WIDTH, Stored, Tensor, check_name
+from blob.manifest import (
+    MAX_DIMENSION,
+    MAX_RANK,
+    MAX_TENSOR_BYTES,
+    WIDTH,
+    Stored,
+    Tensor,
+    check_name,
+)
 from blob.registry import codec_of
 from blob.spelling import strict
 
@@ -37,14 +45,14 @@ def stored_name(tensor: str, part: str) -> str:
     return f"{tensor}_{part}" if part else tensor
 
 
-def read_header(raw: memoryview, size: int, where: str) -> Header:
-    """The header at the start of ``raw``, of a file of ``size`` bytes.
+def read_header(raw: memoryview, size: int, where: str, most: int = MAX_HEADER_BYTES) -> Header:
+    """The header at the start of ``raw``, of a file of ``size`` bytes; of ``most`` at most.
 
     :raises Damaged: not safetensors, or one that readers could understand differently: a key that
         stands twice, ranges that overlap or leave a hole, shapes that do not fit their range.
     """
     length = PREFIX.unpack(raw[: PREFIX.size])[0] if len(raw) >= PREFIX.size else 0
-    if not 2 <= length <= min(MAX_HEADER_BYTES, size - PREFIX.size):
+    if not 2 <= length <= min(most, MAX_HEADER_BYTES, size - PREFIX.size):
         raise Damaged(where, f"no safetensors file: header of {length} bytes in a file of {size}")
     start = PREFIX.size + length
     try:
@@ -88,6 +96,16 @@ def _check_ranges(arrays: Mapping[str, Stored], size: int, where: str) -> None:
         raise Damaged(where, f"expected {position} bytes of data by its header, got {size}")
 
 
+def header_limit(tensors: Iterable[Tensor]) -> int:
+    """Bytes that the header of a shard with ``tensors`` cannot exceed, however it is spelled.
+
+    A header beyond it is not parsed: 100 MB of it would take a gigabyte.
+    """
+    # A character of a name takes six bytes at most, each of ten numbers twenty.
+    names = (len(stored_name(t.name, key)) for t in tensors for key in t.parts)
+    return 1024 + sum(6 * length + 64 + 20 * (MAX_RANK + 2) for length in names)
+
+
 def check_shard(header: Header, tensors: Iterable[Tensor], where: str) -> None:
     """Whether a shard's header holds exactly the parts that the manifest lists.
 
@@ -114,6 +132,8 @@ def check_parts(tensor: Tensor) -> None:
     :raises BlobError: unknown codec or parameters, or parts of another shape.
     """
     codec = codec_of(tensor.codec, tensor.params, tensor.name)
+    if tensor.size > MAX_TENSOR_BYTES:
+        raise BlobError(f"{tensor.name}: shape {tensor.shape} is beyond what a blob may hold")
     rows, cols = tensor.rows_and_cols
     found = {key: (part.dtype, tuple(part.shape)) for key, part in tensor.parts.items()}
     if isinstance(codec, RowCodec):
@@ -122,7 +142,7 @@ def check_parts(tensor: Tensor) -> None:
             raise BlobError(f"{tensor.name}: {codec.name} does not hold {shape}")
         wanted = {key: (part.dtype, part.shape) for key, part in codec.parts(rows, cols).items()}
         wanted |= {key: ("I64", value.shape) for key, value in codec.constants(rows, cols).items()}
-    elif "" in found:
+    elif codec.name == "raw":
         wanted = {"": (tensor.dtype, tuple(tensor.shape))}
     else:
         chunks = -(-tensor.size // codec.chunk)

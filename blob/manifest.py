@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from blob.errors import BlobError, Damaged
-from blob.files import FORBIDDEN, check_path, opened
+from blob.files import FORBIDDEN, check_path, opened, printable
 from blob.spelling import canonical, strict
 
 SCHEMA: Literal[1] = 1
@@ -52,8 +52,9 @@ WIDTH: Mapping[str, int] = {
 }
 SHA256 = r"^[0-9a-f]{64}$"
 SEAL = r"^[0-9a-f]{16}$"
-# Where an entry of a tensor begins in the canonical form, and its name in it.
-ENTRY = re.compile(rb'\{"codec":')
+# In the canonical form: where entries of tensors begin, what parts two, and a name in one.
+TENSORS = b'"tensors":['
+BETWEEN = b"},{"
 NAMED = re.compile(rb'"name":"((?:[^"\\]|\\.)*)"')
 
 
@@ -64,7 +65,11 @@ def check_name(name: str) -> str:
     """
     if not name or name.startswith(".") or "/" in name or ".." in name or FORBIDDEN.search(name):
         raise ValueError(f"{name[:60]!r} is no name of a tensor: empty, or like a path")
-    if len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES:
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name[:60]!r} is no name of a tensor: not UTF-8") from error
+    if size > MAX_NAME_BYTES:
         raise ValueError(f"{name[:40]!r}… is longer than {MAX_NAME_BYTES} bytes")
     return name
 
@@ -256,12 +261,15 @@ def parse(raw: bytes) -> Manifest:
     """
     if len(raw) > MAX_BYTES:
         raise BlobError(f"{NAME}: larger than {MAX_BYTES} bytes")
-    tree = _tree(raw)
-    _check_seals(tree)
     try:
+        tree = _tree(raw)
+        _check_seals(tree)
         manifest = Manifest.model_validate(tree)
     except ValidationError as error:
         raise _invalid(error, tree) from error
+    except RecursionError as error:
+        # Spelling a tree again nests deeper than reading it.
+        raise Damaged(NAME, "nested too deep") from error
     if dump(manifest) != raw:
         raise Damaged(NAME, "not in canonical form")
     unsigned = {key: value for key, value in tree.items() if key != "digest"}
@@ -295,7 +303,7 @@ def _tree(raw: bytes) -> dict[str, Any]:
         raise Damaged(_near(raw, error.pos), f"not JSON: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise Damaged(_near(raw, error.start), "not UTF-8") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Damaged(NAME, str(error)) from error
     if not isinstance(tree, dict):
         raise Damaged(NAME, f"expected an object, got {type(tree).__name__}")
@@ -309,26 +317,31 @@ def _tree(raw: bytes) -> dict[str, Any]:
 
 def _near(raw: bytes, position: int) -> str:
     """The tensor whose entry holds ``position``."""
-    begins = [found.start() for found in ENTRY.finditer(raw, 0, position + 1)]
-    named = NAMED.search(raw, begins[-1]) if begins else None
-    return f"{NAME}: {named[1].decode(errors='backslashreplace')}" if named else NAME
+    tensors = raw.find(TENSORS)
+    if not 0 <= tensors <= position:
+        return NAME
+    begin = max(tensors, raw.rfind(BETWEEN, tensors, position))
+    named = NAMED.search(raw, begin)
+    return f"{NAME}: {printable(named[1].decode(errors='replace'))}" if named else NAME
 
 
 def _check_seals(tree: Mapping[str, Any]) -> None:
     """Before any other check, as what it finds says where the damage is."""
     tensors = tree.get("tensors")
-    for entry in tensors if isinstance(tensors, list) else ():
+    for number, entry in enumerate(tensors if isinstance(tensors, list) else ()):
         if isinstance(entry, dict) and entry.get("seal") != _seal(entry):
-            raise Damaged(
-                f"{NAME}: {entry.get('name')!s:.200}", "its entry is not what was written"
-            )
+            # Not even its name may be what was written.
+            where = printable(entry.get("name", f"tensors.{number}"))
+            raise Damaged(f"{NAME}: {where}", "its entry is not what was written")
 
 
 def _invalid(error: ValidationError, tree: Mapping[str, Any]) -> BlobError:
     first = error.errors(include_url=False)[0]
-    place = [str(part) for part in first["loc"]]
+    place = [printable(part) for part in first["loc"]]
     if place[:1] == ["tensors"] and len(place) > 1:
-        place[:2] = [str(tree["tensors"][int(place[1])].get("name"))[:200]]
+        entry = tree["tensors"][int(place[1])]
+        if isinstance(entry, dict) and "name" in entry:
+            place[:2] = [printable(entry["name"])]
     return Damaged(f"{NAME}: {'.'.join(place)}", first["msg"])
 
 

@@ -161,7 +161,10 @@ def _given_back(blob: Blob, tensor: Tensor, clock: Clock, buffers: Buffers) -> L
     if "" in tensor.parts:
         restore(blob, tensor, clock, None)
         return Loaded(tensor, tensor.name, tensor.dtype, blob.part(tensor, ""))
-    out = buffers.take(tensor.size)
+    try:
+        out = buffers.take(tensor.size)
+    except MemoryError as error:
+        raise BlobError(f"{tensor.name}: no memory for its {tensor.size} bytes") from error
     restore(blob, tensor, clock, out)
     array = out.view(NUMPY[tensor.dtype]).reshape(tensor.shape)
     return Loaded(tensor, tensor.name, tensor.dtype, array)

@@ -40,13 +40,17 @@ class Restoring:
         rows, cols = self.tensor.rows_and_cols
         rowwise = of_rows(codec, self.parts, cols)
         *small, largest = in_order(self.parts)
+        if largest not in rowwise:
+            # A matrix smaller than its constants.
+            small, largest = [*small, largest], ""
         for key in small:
             self.proof.stored(flat(self.parts[key]))
         for some in pieces(rows, cols, PIECE_BYTES // 2):
             piece = self._place(some.start * cols * 2, some.stop * cols * 2)
             with self.clock.phase(DECODE):
                 codec.decode(sliced(rowwise, some), piece.view(np.uint16).reshape(-1, cols))
-            self.proof.stored(flat(self.parts[largest][some]))
+            if largest:
+                self.proof.stored(flat(self.parts[largest][some]))
             self.proof.weights(piece.data)
 
     def raw(self) -> None:
@@ -105,7 +109,8 @@ def restore(
 
 def scratch_for(tensors: Iterable[Tensor]) -> Bytes:
     """Memory for ``restore`` without ``out``: a piece, or the longest row of ``tensors``."""
-    rows = [2 * tensor.rows_and_cols[1] for tensor in tensors if tensor.codec != "raw"]
+    # A tensor without rows can claim any number of columns.
+    rows = [min(t.size, 2 * t.rows_and_cols[1]) for t in tensors if t.codec != "raw"]
     return np.empty(max([PIECE_BYTES, *rows]), np.uint8)
 
 

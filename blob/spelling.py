@@ -6,6 +6,7 @@ bytes is one of the meaning.
 
 import json
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 
@@ -16,12 +17,17 @@ def canonical(tree: Any) -> bytes:
 
 
 def strict(raw: bytes) -> Any:
-    """What ``raw`` spells: UTF-8, no key twice, no ``NaN``.
+    """What ``raw`` spells: UTF-8, no key twice, no ``NaN``, no number beyond a float's range.
 
     :raises ValueError: saying what is wrong; ``json.JSONDecodeError`` tells where.
     :raises RecursionError: nested too deep.
     """
-    return json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    return json.loads(
+        raw.decode(),
+        object_pairs_hook=_unique,
+        parse_constant=_no_constant,
+        parse_float=_finite,
+    )
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -29,6 +35,12 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key stands twice")
     return found
+
+
+def _finite(text: str) -> float:
+    if not isfinite(number := float(text)):
+        raise ValueError(f"{text[:40]} is beyond what a number can be")
+    return number
 
 
 def _no_constant(name: str) -> Any:

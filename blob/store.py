@@ -3,7 +3,9 @@
     <store>/<2 hex>/<62 hex>    a file, named by its SHA-256; blobs hold hard links to it
     <store>/lock                shared while a blob is written, exclusive while unused files go
 
-A file gets its name when all of it is on the disk. A blob on another file system gets copies.
+A file gets its name when all of it is on the disk, and is read again before it is shared: links of
+it are the same bytes, and what became of them in one blob would else be what all later ones get.
+A blob on another file system gets copies.
 """
 
 import contextlib
@@ -44,7 +46,7 @@ class Store:
         :raises BlobError: it cannot be written, as on a full disk; nothing of it stays.
         """
         kept = Kept(hashlib.sha256(raw).hexdigest(), len(raw))
-        if not self._path(kept.sha256).exists():
+        if not self._holds(kept):
             with self._arriving(kept) as file:
                 view = memoryview(raw)
                 while view:
@@ -58,18 +60,10 @@ class Store:
         """
         try:
             with opened(path) as file:
-                digest, size = hashlib.sha256(), 0
-                while chunk := file.read(CHUNK_BYTES):
-                    digest.update(chunk)
-                    size += len(chunk)
-                kept = Kept(digest.hexdigest(), size)
-                if not self._path(kept.sha256).exists():
-                    file.seek(0)
-                    with self._arriving(kept) as arriving:
-                        shutil.copyfileobj(file, os.fdopen(os.dup(arriving), "wb"), CHUNK_BYTES)
+                raw = file.readall()
         except OSError as error:
             raise BlobError(f"{path}: cannot be read: {error.strerror}") from error
-        return kept
+        return self.put(raw)
 
     def link(self, kept: Kept, path: Path) -> None:
         """Give a blob the file, at ``path``.
@@ -84,8 +78,7 @@ class Store:
             except OSError as error:
                 if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
                     raise
-                shutil.copyfile(source, path)
-                path.chmod(SEALED)
+                _copy(source, path)
         except OSError as error:
             raise BlobError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -97,11 +90,14 @@ class Store:
         source = self._path(kept.sha256)
         try:
             source.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(path, source)
-            except FileExistsError:
+            if self._holds(kept):
                 path.unlink()
                 self.link(kept, path)
+                return
+            with contextlib.suppress(FileExistsError):
+                # Another put it there just now; then this one stays by itself.
+                source.unlink(missing_ok=True)
+                os.link(path, source)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
                 raise BlobError(f"{path}: cannot be shared: {error.strerror}") from error
@@ -122,6 +118,16 @@ class Store:
                     freed += status.st_size
                     path.unlink()
         return freed
+
+    def _holds(self, kept: Kept) -> bool:
+        """Whether the file is there and is what its name says: a damaged one is no file of ours."""
+        try:
+            with opened(self._path(kept.sha256)) as file:
+                if os.fstat(file.fileno()).st_size != kept.size:
+                    return False
+                return hashlib.file_digest(file, "sha256").hexdigest() == kept.sha256
+        except OSError:
+            return False
 
     def _path(self, sha256: str) -> Path:
         return self.root / sha256[:2] / sha256[2:]
@@ -166,3 +172,18 @@ class Store:
             raise
         finally:
             os.close(descriptor)
+
+
+def _copy(source: Path, path: Path) -> None:
+    """``source`` as a new file at ``path``, on the disk as a whole, or none."""
+    try:
+        with opened(source) as file, path.open("xb") as copy:
+            shutil.copyfileobj(file, copy, CHUNK_BYTES)
+            copy.flush()
+            os.fchmod(copy.fileno(), SEALED)
+            os.fsync(copy.fileno())
+    except FileExistsError:
+        raise
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

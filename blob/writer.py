@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from blob.store import Kept, Store
 
 # What the bytes of a codec could depend on.
 ENCODERS = ("preheat", "numpy", "numba", "llvmlite", "zipnn", "safetensors")
+# Of BF16: all its bits are set in what is infinite or no number.
+EXPONENT = np.uint16(0x7F80)
 LAYER = re.compile(r"^(.*?\.\d+)\.")
 # safetensors' Python side has its own words for types.
 LIBRARY: Mapping[str, str] = {
@@ -258,9 +261,11 @@ def _quantized(codec: RowCodec, plain: Plain) -> tuple[Parts, str]:
     if plain.array.ndim < 2 or cols % codec.block:
         why = f"{codec.name} takes matrices with columns in multiples of {codec.block}"
         raise BlobError(f"{plain.name}: {why}, got shape {list(plain.array.shape)}")
-    matrix = plain.array.reshape(-1, cols)
+    matrix = plain.array.reshape(prod(plain.array.shape[:-1]), cols)
     parts = empty_parts(codec, *matrix.shape)
     rowwise = of_rows(codec, parts, cols)
+    if matrix.size == 0:
+        return parts, hashlib.sha256().hexdigest()
     scratch: Bfloats = np.empty((max(1, PIECE_BYTES // 2 // cols), cols), np.uint16)
     digest = hashlib.sha256()
     for some in pieces(*matrix.shape, PIECE_BYTES // 2):
@@ -271,6 +276,8 @@ def _quantized(codec: RowCodec, plain: Plain) -> tuple[Parts, str]:
         codec.encode(values, stored)
         codec.decode(stored, back)
         digest.update(flat(back))
+        if ((back & EXPONENT) == EXPONENT).any():
+            raise BlobError(_too_large(plain.name, codec.name, values, back, some.start))
     return parts, digest.hexdigest()
 
 
@@ -289,6 +296,12 @@ def as_floats(array: NDArray[Any], dtype: str) -> Floats:
 def _not_finite(name: str, values: Floats, first_row: int) -> str:
     row, column = (int(place[0]) for place in np.nonzero(~np.isfinite(values)))
     return f"{name}: {values[row, column]} at [{first_row + row}, {column}]: cannot be quantized"
+
+
+def _too_large(name: str, codec: str, values: Floats, back: Bfloats, first_row: int) -> str:
+    row, column = (int(place[0]) for place in np.nonzero((back & EXPONENT) == EXPONENT))
+    place = f"{name}: {values[row, column]} at [{first_row + row}, {column}]"
+    return f"{place}: its group has numbers too large for {codec}"
 
 
 def _file(store: Store, folder: Path, path: str, content: Path | bytes) -> File:

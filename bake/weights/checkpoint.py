@@ -1,6 +1,7 @@
 """A checkpoint folder as it is downloaded: safetensors, config, tokenizer. Mapped, not read."""
 
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from bake.errors import BakeError
 from blob.errors import Damaged
-from blob.files import check_path
+from blob.files import check_path, opened
 from blob.layout import read_header
 from blob.manifest import NAME
 from blob.numpy_types import NUMPY
@@ -58,10 +59,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config = _json(folder / "config.json")
     if not isinstance(config.get("architectures"), list):
         raise BakeError(f"{folder / 'config.json'}: no 'architectures': not a checkpoint")
-    if "quantization_config" in config:
-        method = str(config["quantization_config"].get("quant_method", "unknown"))[:40]
+    if quantization := config.get("quantization_config"):
+        told = quantization if isinstance(quantization, dict) else {}
+        method = str(told.get("quant_method", "unknown"))[:40]
         raise BakeError(f"{folder}: is quantized already ({method})", "pack the original weights")
-    shards = tuple(sorted(folder.glob("*.safetensors")))
+    listed = _listed(folder)
+    shards = _shards(folder, listed)
     if not shards:
         raise BakeError(f"{folder}: no *.safetensors", "other formats are not packed yet")
     tensors: dict[str, Array] = {}
@@ -70,7 +73,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             if name in tensors:
                 raise BakeError(f"{shard.name}: {name} stands in another shard too")
             tensors[name] = array
-    _check_index(folder, tensors)
+    _check_index(folder, listed, tensors)
     return Checkpoint(folder, config, tensors, shards, files_of(folder))
 
 
@@ -78,7 +81,7 @@ def digests(checkpoint: Checkpoint) -> dict[str, str]:
     """SHA-256 of each shard and of the config: what a blob says it was made of."""
 
     def digest(path: Path) -> str:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     paths = [checkpoint.folder / "config.json", *checkpoint.shards]
@@ -88,7 +91,7 @@ def digests(checkpoint: Checkpoint) -> dict[str, str]:
 
 def _arrays(shard: Path) -> dict[str, Array]:
     try:
-        with shard.open("rb") as file:
+        with _opened(shard) as file:
             size = os.fstat(file.fileno()).st_size
             if size == 0:
                 raise Damaged(str(shard), "is empty")
@@ -107,12 +110,38 @@ def _arrays(shard: Path) -> dict[str, Array]:
     }
 
 
-def _check_index(folder: Path, tensors: Mapping[str, Array]) -> None:
+def _opened(path: Path) -> io.FileIO:
+    """A plain file; a link of a download cache is followed, a pipe blocks nobody.
+
+    :raises OSError: it cannot be opened, or leads to no plain file.
+    """
+    return opened(path.resolve())
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """Which file holds each tensor, by the index; empty where there is none.
+
+    :raises BakeError: it is not what an index is.
+    """
     if not (folder / INDEX).is_file():
-        return
+        return {}
     listed = _json(folder / INDEX).get("weight_map")
-    if not isinstance(listed, dict):
-        raise BakeError(f"{folder / INDEX}: no 'weight_map'")
+    if not isinstance(listed, dict) or not all(isinstance(v, str) for v in listed.values()):
+        raise BakeError(f"{folder / INDEX}: no 'weight_map' of tensors and files")
+    return listed
+
+
+def _shards(folder: Path, listed: Mapping[str, str]) -> tuple[Path, ...]:
+    """Those that the index lists, as vLLM takes them: others can hold the same under other names.
+
+    One that is missing shows by its tensors.
+    """
+    every = sorted(folder.glob("*.safetensors"))
+    named = set(listed.values())
+    return tuple(path for path in every if not named or path.name in named)
+
+
+def _check_index(folder: Path, listed: Mapping[str, str], tensors: Mapping[str, Array]) -> None:
     if missing := sorted(listed.keys() - tensors.keys()):
         raise BakeError(
             f"{folder}: {len(missing)} tensors of the index are in no shard, first {missing[0]} "
@@ -138,7 +167,8 @@ def files_of(folder: Path) -> dict[str, Path]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        with _opened(path) as file:
+            value = json.loads(file.readall())
     except OSError as error:
         raise BakeError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

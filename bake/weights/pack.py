@@ -17,6 +17,7 @@ from blob.store import Store
 from blob.writer import About, Plain
 
 CONFIG = "config.json"
+ROOM = "make room, or choose another folder with --out"
 Say = Callable[[str], None]
 
 
@@ -56,17 +57,22 @@ def pack(  # noqa: PLR0913 - what, how, where
         raise BakeError(f"{checkpoint}: no tensor that {wanted.codec} could hold", "see --targets")
     files: dict[str, Path | bytes] = {**opened.files, CONFIG: config_of(opened.config, plains)}
     about = About(wanted.describe(), digests(opened), files)
-    with tree.locked(folder):
-        tree.recover(folder)
-        _check_place(folder, force=force)
-        part = tree.beside(folder, ".part")
-        part.mkdir(parents=True)
-        try:
-            made = writer.write(part, plains, store, about, progress)
-        except BaseException:
-            tree.remove(part)
-            raise
-        tree.put_in_place(folder)
+    try:
+        _check_beside(folder)
+        with tree.locked(folder):
+            tree.recover(folder)
+            _check_place(folder, force=force)
+            part = tree.beside(folder, ".part")
+            part.mkdir(parents=True)
+            try:
+                made = writer.write(part, plains, store, about, progress)
+            except BaseException:
+                tree.remove(part)
+                raise
+            tree.put_in_place(folder)
+    except OSError as error:
+        where = error.filename or folder
+        raise BakeError(f"{where}: cannot be written: {error.strerror}", ROOM) from error
     return _report(folder, made, notes, time.monotonic() - began)
 
 
@@ -79,6 +85,18 @@ def chosen(opened: Checkpoint, wanted: Recipe) -> tuple[list[Plain], list[str]]:
         if choice.why:
             notes.append(f"{name}: {choice.why}")
     return plains, notes
+
+
+def _check_beside(folder: Path) -> None:
+    """Whether what stands where makers work is a maker's: it would be removed, or take a name.
+
+    Each that ever was here has left its lock.
+    """
+    if tree.beside(folder, ".lock").exists():
+        return
+    for other in (tree.beside(folder, suffix) for suffix in (".part", ".old")):
+        if other.exists() or other.is_symlink():
+            raise BakeError(f"{other}: exists and is no blob", "choose another folder with --out")
 
 
 def _check_place(folder: Path, *, force: bool) -> None:

@@ -168,17 +168,22 @@ def _import_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("file", type=Path, metavar="FILE", help="made by export")
     verb.add_argument("--root", type=Path, metavar="FOLDER", help="where it goes")
     verb.add_argument("--force", action="store_true", help="replace a blob that is there")
+    verb.add_argument(
+        "--max-bytes", type=int, metavar="N", help="most that it may unpack to (64 GiB)"
+    )
     _store_option(verb)
 
 
 def _import(parsed: argparse.Namespace) -> int:
+    from bake.archive import Limits
     from bake.shipping import Terms
     from bake.weights.shipping import receive
 
     settings = _settings()
     root = (parsed.root or settings.blob_root).absolute()
     with bar("unpacking", quiet=parsed.json) as shown:
-        terms = Terms(force=parsed.force)
+        limits = Limits(total_bytes=parsed.max_bytes) if parsed.max_bytes else Limits()
+        terms = Terms(force=parsed.force, limits=limits)
         arrived = receive(parsed.file, root, _store(parsed, settings), terms, shown)
     if parsed.json:
         print(json.dumps({**asdict(arrived), "roots": [*map(str, arrived.roots)]}, indent=2))
