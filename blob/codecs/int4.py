@@ -57,7 +57,7 @@ class Int4:
         return {"shape": np.array([rows, cols], np.int64)}
 
     def encode(self, values: Floats, out: Parts) -> None:
-        """Quantize ``values`` (rows × cols, finite) into ``out``; one thread, no GIL.
+        """Quantize ``values`` (rows × cols, finite as BF16) into ``out``; one thread, no GIL.
 
         :raises ValueError: the shapes do not belong together.
         """
