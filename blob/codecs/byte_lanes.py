@@ -14,13 +14,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from blob.codecs.lanes import COUNT, lanes
+from blob.codecs.lanes import BYTES, COUNT, FLOATS, WORDS, lanes
 
-BYTE = ir.IntType(8)
-BYTES = ir.VectorType(BYTE, COUNT)
 SHORTS = ir.VectorType(ir.IntType(16), COUNT)
-WORDS = ir.VectorType(ir.IntType(32), COUNT)
-FLOATS = ir.VectorType(ir.FloatType(), COUNT)
 
 # BF16's one NaN here, as ``bfloat16.NAN``: rounding the bits of a NaN could make a number of it.
 NAN = 0x7FC0
