@@ -321,7 +321,8 @@ def _near(raw: bytes, position: int) -> str:
     if not 0 <= tensors <= position:
         return NAME
     begin = max(tensors, raw.rfind(BETWEEN, tensors, position))
-    named = NAMED.search(raw, begin)
+    end = raw.find(BETWEEN, begin + 1)
+    named = NAMED.search(raw, begin, end if end > 0 else len(raw))
     return f"{NAME}: {printable(named[1].decode(errors='replace'))}" if named else NAME
 
 

@@ -1,0 +1,221 @@
+"""The store: equal files once, whole or not at all, and never what is no longer what it was."""
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from blob.errors import BlobError
+from blob.store import Store
+from tests.blob.blobs import content, names
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def path_of(store, kept):
+    return store.root / kept.sha256[:2] / kept.sha256[2:]
+
+
+def test_a_file_is_named_by_what_it_holds_and_can_be_read_only(store):
+    kept = store.put(b"abc")
+    assert kept.sha256 == hashlib.sha256(b"abc").hexdigest()
+    assert content(store.root) == {f"{kept.sha256[:2]}/{kept.sha256[2:]}": b"abc"}
+    assert path_of(store, kept).stat().st_mode & 0o777 == 0o444
+
+
+def test_equal_files_are_one_whoever_brings_them(store, tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert store.put(b"abc") == store.put_file(tmp_path / "x") == store.put(memoryview(b"abc"))
+    assert len(content(store.root)) == 1
+
+
+def test_nothing_and_much_can_be_kept(store):
+    assert store.put(b"").size == 0
+    raw = os.urandom(3 * 2**20 + 1)
+    kept = store.put(raw)
+    assert path_of(store, kept).read_bytes() == raw
+
+
+def test_blobs_get_links_and_no_bytes(store, tmp_path):
+    kept = store.put(b"abc")
+    store.link(kept, tmp_path / "blob" / "deep" / "a")
+    store.link(kept, tmp_path / "blob" / "b")
+    inodes = {path.stat().st_ino for path in (tmp_path / "blob").rglob("*") if path.is_file()}
+    assert inodes == {path_of(store, kept).stat().st_ino}
+
+
+def test_what_stands_there_is_not_replaced_by_a_link(store, tmp_path):
+    (tmp_path / "a").write_bytes(b"before")
+    with pytest.raises(BlobError, match="a: cannot be written: File exists"):
+        store.link(store.put(b"abc"), tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("damage", [b"abd", b"ab", b"", b"abcd"])
+def test_a_file_that_was_damaged_is_written_again_and_not_shared(store, tmp_path, damage):
+    kept = store.put(b"abc")
+    path = path_of(store, kept)
+    path.chmod(0o644)
+    path.write_bytes(damage)
+    store.put(b"abc")
+    store.link(kept, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"abc"
+
+
+@pytest.mark.timeout(20)
+def test_what_took_the_name_of_a_file_is_replaced_and_not_waited_for(store, tmp_path):
+    kept = store.put(b"abc")
+    path = path_of(store, kept)
+    (tmp_path / "other").write_bytes(b"abc")
+    for make in (lambda: os.mkfifo(path), lambda: path.symlink_to(tmp_path / "other")):
+        path.unlink()
+        make()
+        store.put(b"abc")
+        assert path.is_file()
+        assert not path.is_symlink()
+        assert path.read_bytes() == b"abc"
+
+
+def test_what_arrives_is_shared_with_what_is_there(store, tmp_path):
+    kept = store.put(b"abc")
+    (tmp_path / "a").write_bytes(b"abc")
+    store.adopt(kept, tmp_path / "a")
+    assert (tmp_path / "a").stat().st_ino == path_of(store, kept).stat().st_ino
+    other = Store(tmp_path / "other")
+    other.adopt(kept, tmp_path / "a")
+    assert path_of(other, kept).stat().st_ino == (tmp_path / "a").stat().st_ino
+
+
+def test_what_arrives_takes_the_place_of_what_was_damaged(store, tmp_path):
+    kept = store.put(b"abc")
+    path_of(store, kept).chmod(0o644)
+    path_of(store, kept).write_bytes(b"abd")
+    (tmp_path / "a").write_bytes(b"abc")
+    store.adopt(kept, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == path_of(store, kept).read_bytes() == b"abc"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/etc/passwd", path)])
+def test_only_plain_files_are_kept(store, tmp_path, make):
+    make(tmp_path / "x")
+    with pytest.raises(BlobError, match=r"x: cannot be read: "):
+        store.put_file(tmp_path / "x")
+    assert names(store.root) == []
+
+
+def test_many_at_once_end_with_one_file_each(store):
+    raws = [bytes([number]) * 10**5 for number in range(8)] * 8
+    with ThreadPoolExecutor(8) as pool:
+        kept = list(pool.map(store.put, raws))
+    assert len(set(kept)) == 8
+    assert sorted(content(store.root).values()) == sorted(set(raws))
+
+
+def test_a_sweep_takes_what_no_blob_links_to_and_what_killed_writers_left(store, tmp_path):
+    used, unused = store.put(b"used"), store.put(b"unused")
+    store.link(used, tmp_path / "a")
+    left = path_of(store, used).with_name(".arriving-x")
+    left.write_bytes(b"half")
+    assert store.sweep() == len(b"unused") + len(b"half")
+    assert set(content(store.root).values()) == {b"used", b""}
+    assert not path_of(store, unused).exists()
+    assert store.sweep() == 0
+
+
+def test_nothing_is_swept_while_a_blob_is_written(store):
+    script = (
+        "import sys; from pathlib import Path; from blob.store import Store\n"
+        "print(Store(Path(sys.argv[1])).sweep(), flush=True)"
+    )
+    with store.in_use():
+        store.put(b"abc")
+        sweeping = subprocess.Popen(
+            [sys.executable, "-c", script, store.root], stdout=subprocess.PIPE, text=True
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            sweeping.communicate(timeout=1.5)
+        assert b"abc" in content(store.root).values()
+    assert sweeping.communicate()[0] == "3\n"
+
+
+def test_writers_do_not_wait_for_each_other(store):
+    with store.in_use(), store.in_use(), open(store.root / "lock") as file:  # noqa: PTH123
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_a_link_for_a_lock_is_not_followed(store, tmp_path):
+    store.root.mkdir()
+    (store.root / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BlobError, match="no store: "), store.in_use():
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_for_a_store_is_told(tmp_path):
+    (tmp_path / "store").write_bytes(b"")
+    store = Store(tmp_path / "store")
+    with pytest.raises(BlobError, match="no store: "), store.in_use():
+        pass
+    with pytest.raises(BlobError, match="cannot be written: "):
+        store.put(b"abc")
+
+
+@pytest.fixture
+def other_disk(tmp_path):
+    """A real file system of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_blob_on_another_disk_gets_copies_and_those_are_whole_or_not_there(store, other_disk):
+    small, large = store.put(b"abc"), store.put(os.urandom(2 * 2**20))
+    store.link(small, other_disk / "a")
+    assert (other_disk / "a").read_bytes() == b"abc"
+    assert (other_disk / "a").stat().st_mode & 0o777 == 0o444
+    with pytest.raises(BlobError, match="b: cannot be written: No space left on device"):
+        store.link(large, other_disk / "b")
+    with pytest.raises(BlobError, match="a: cannot be written: File exists"):
+        store.link(large, other_disk / "a")
+    assert content(other_disk) == {"a": b"abc"}
+    # No link says that the store's file is in use, and none is: the blob has its own.
+    store.sweep()
+    assert content(other_disk) == {"a": b"abc"}
+
+
+def test_what_arrives_on_another_disk_stays_there(store, other_disk):
+    (other_disk / "a").write_bytes(b"abc")
+    kept = Store(other_disk / "s").put(b"abc")
+    store.adopt(kept, other_disk / "a")
+    assert (other_disk / "a").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("size", [2**20 - 1, 2**20, 3 * 2**20])
+def test_a_full_disk_is_told_and_nothing_half_written_stays(tmp_path, other_disk, size):
+    store = Store(other_disk)
+    kept = store.put(b"abc")
+    (tmp_path / "x").write_bytes(os.urandom(size))
+    for put in (lambda: store.put((tmp_path / "x").read_bytes()), lambda: store.put_file(tmp_path / "x")):
+        with pytest.raises(BlobError, match=r"No space left on device\nhint: make room"):
+            put()
+        assert content(other_disk) == {f"{kept.sha256[:2]}/{kept.sha256[2:]}": b"abc"}
+
+
+def test_a_read_only_disk_is_told(other_disk):
+    subprocess.run(["mount", "-o", "remount,ro", other_disk], check=True)
+    with pytest.raises(BlobError, match="Read-only file system"):
+        Store(other_disk).put(b"abc")
+    with pytest.raises(BlobError, match="Read-only file system"), Store(other_disk / "x").in_use():
+        pass
