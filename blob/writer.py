@@ -39,6 +39,8 @@ from blob.store import Kept, Store
 ENCODERS = ("preheat", "numpy", "numba", "llvmlite", "zipnn", "safetensors")
 # Of BF16: all its bits are set in what is infinite or no number.
 EXPONENT = np.uint16(0x7F80)
+# Of a BF16 that is infinite or no number.
+EXPONENT = np.uint16(0x7F80)
 LAYER = re.compile(r"^(.*?\.\d+)\.")
 # safetensors' Python side has its own words for types.
 LIBRARY: Mapping[str, str] = {
@@ -275,6 +277,9 @@ def _quantized(codec: RowCodec, plain: Plain) -> tuple[Parts, str]:
         stored, back = sliced(rowwise, some), scratch[: len(values)]
         codec.encode(values, stored)
         codec.decode(stored, back)
+        if ((back & EXPONENT) == EXPONENT).any():
+            why = "its scale is beyond what the codec's type of scales holds"
+            raise BlobError(f"{plain.name}: rows {some.start} to {some.stop - 1}: {why}")
         digest.update(flat(back))
         if ((back & EXPONENT) == EXPONENT).any():
             raise BlobError(_too_large(plain.name, codec.name, values, back, some.start))

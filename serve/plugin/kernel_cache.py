@@ -4,12 +4,11 @@ Numba's own locators want a folder that they can write to, and take a source tha
 one that changed, by its time. Named by ``NUMBA_CACHE_LOCATOR_CLASSES`` (numba 0.62 and later).
 """
 
+import contextlib
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
-from numba.core import config
 from numba.core.caching import UserProvidedCacheLocator
 
 
@@ -17,10 +16,9 @@ class BakedLocator(UserProvidedCacheLocator):  # type: ignore[misc]
     """``NUMBA_CACHE_DIR``, whether it can be written to or not; sources are told by content."""
 
     def ensure_cache_path(self) -> None:
-        """Make the folder, if that can be; what is not found is compiled then."""
-        path = Path(self.get_cache_path())
-        if not path.is_dir() and os.access(config.CACHE_DIR, os.W_OK):
-            path.mkdir(parents=True, exist_ok=True)
+        """Make the folder, if that can be; where it cannot, all is there or nothing is kept."""
+        with contextlib.suppress(OSError):
+            Path(self.get_cache_path()).mkdir(parents=True, exist_ok=True)
 
     def get_source_stamp(self) -> Any:
         """Of every file beside the kernel's: what it inlines from there is compiled into it."""
