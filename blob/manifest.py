@@ -84,6 +84,16 @@ def check_dtype(dtype: str) -> str:
     return dtype
 
 
+def check_file(path: str) -> str:
+    """``path`` if a file of a blob that is no shard may lie there.
+
+    :raises ValueError: saying what about it is not allowed.
+    """
+    if path == NAME or path.endswith(".safetensors"):
+        raise ValueError(f"{path} cannot stand among the files")
+    return check_path(path)
+
+
 class Form(BaseModel):
     """Closed and frozen."""
 
@@ -144,7 +154,7 @@ class Tensor(Form):
 class File(Form):
     """A file that is no shard."""
 
-    path: Annotated[str, AfterValidator(check_path)]
+    path: Annotated[str, AfterValidator(check_file)]
     size: Offset
     sha256: str = Field(pattern=SHA256)
 
@@ -360,6 +370,3 @@ def _check_lists(manifest: Manifest) -> None:
             raise Damaged(f"{NAME}: {tensor.name}", f"its shard {tensor.shard[:12]}… is not listed")
     if used := known - {tensor.shard for tensor in manifest.tensors}:
         raise Damaged(f"{NAME}: shards", f"no tensor lies in {min(used)[:12]}…")
-    for file in manifest.files:
-        if file.path == NAME or file.path.endswith(".safetensors"):
-            raise Damaged(f"{NAME}: files", f"{file.path} cannot stand among them")

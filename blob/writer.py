@@ -25,9 +25,9 @@ from blob import manifest
 from blob.codecs import Bfloats, ByteCodec, Floats, Parts, RowCodec
 from blob.codecs.bfloat16 import to_float32
 from blob.errors import BlobError
-from blob.files import check_path, replace
+from blob.files import replace
 from blob.layout import read_header, stored_name
-from blob.manifest import File, Manifest, Rank, Shard, Stored, Tensor, check_name
+from blob.manifest import File, Manifest, Rank, Shard, Stored, Tensor, check_file, check_name
 from blob.proof import in_order
 from blob.recipe import Choice
 from blob.registry import params_of
@@ -38,8 +38,6 @@ from blob.store import Kept, Store
 # What the bytes of a codec could depend on.
 ENCODERS = ("preheat", "numpy", "numba", "llvmlite", "zipnn", "safetensors")
 # Of BF16: all its bits are set in what is infinite or no number.
-EXPONENT = np.uint16(0x7F80)
-# Of a BF16 that is infinite or no number.
 EXPONENT = np.uint16(0x7F80)
 LAYER = re.compile(r"^(.*?\.\d+)\.")
 # safetensors' Python side has its own words for types.
@@ -277,9 +275,6 @@ def _quantized(codec: RowCodec, plain: Plain) -> tuple[Parts, str]:
         stored, back = sliced(rowwise, some), scratch[: len(values)]
         codec.encode(values, stored)
         codec.decode(stored, back)
-        if ((back & EXPONENT) == EXPONENT).any():
-            why = "its scale is beyond what the codec's type of scales holds"
-            raise BlobError(f"{plain.name}: rows {some.start} to {some.stop - 1}: {why}")
         digest.update(flat(back))
         if ((back & EXPONENT) == EXPONENT).any():
             raise BlobError(_too_large(plain.name, codec.name, values, back, some.start))
@@ -306,12 +301,12 @@ def _not_finite(name: str, values: Floats, first_row: int) -> str:
 def _too_large(name: str, codec: str, values: Floats, back: Bfloats, first_row: int) -> str:
     row, column = (int(place[0]) for place in np.nonzero((back & EXPONENT) == EXPONENT))
     place = f"{name}: {values[row, column]} at [{first_row + row}, {column}]"
-    return f"{place}: its group has numbers too large for {codec}"
+    return f"{place}: too large for the scales of {codec}, which are infinite then"
 
 
 def _file(store: Store, folder: Path, path: str, content: Path | bytes) -> File:
     try:
-        check_path(path)
+        check_file(path)
     except ValueError as error:
         raise BlobError(str(error)) from error
     kept = store.put(content) if isinstance(content, bytes) else store.put_file(content)

@@ -179,7 +179,10 @@ PARTS = {
     "raw": (tensor("raw", [3], {"": ("I64", (3,))}, "I64"), ""),
     "a number": (tensor("raw", [], {"": ("F32", ())}, "F32"), ""),
     "zipnn": (tensor("zipnn", [8], {"zipnn": ("U8", (9,)), "offsets": ("I64", (2,))}), ""),
-    "zipnn of nothing": (tensor("zipnn", [0], {"zipnn": ("U8", (0,)), "offsets": ("I64", (1,))}), ""),
+    "zipnn of nothing": (
+        tensor("zipnn", [0], {"zipnn": ("U8", (0,)), "offsets": ("I64", (1,))}),
+        "",
+    ),
     "an unknown codec": (tensor("int6", [2, 256], INT5), "unknown codec 'int6'"),
     "a codec like a module": (tensor("bfloat16", [2, 256], INT5), "unknown codec 'bfloat16'"),
     "no parameter": (tensor("int5", [2, 256], INT5), "takes the parameters ['group'], got []"),
@@ -187,7 +190,10 @@ PARTS = {
     "a group of none": (tensor("int5", [2, 256], INT5, params={"group": 0}), "multiple of 32"),
     "a negative group": (tensor("int5", [2, 256], INT5, params={"group": -32}), "multiple of 32"),
     "a huge group": (tensor("int5", [2, 256], INT5, params={"group": 2**70}), "does not hold"),
-    "columns for no block": (tensor("int5", [2, 255], INT5, params=G), "does not hold BF16 [2, 255]"),
+    "columns for no block": (
+        tensor("int5", [2, 255], INT5, params=G),
+        "does not hold BF16 [2, 255]",
+    ),
     "another type": (tensor("int5", [2, 256], INT5, "F32", G), "does not hold F32"),
     "no matrix": (tensor("int5", [], INT5, params=G), "does not hold BF16 []"),
     "a part missing": (tensor("int5", [2, 256], {"packed": INT5["packed"]}, params=G), "makes"),

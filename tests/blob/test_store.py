@@ -103,7 +103,9 @@ def test_what_arrives_takes_the_place_of_what_was_damaged(store, tmp_path):
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/etc/passwd", path)])
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/etc/passwd")]
+)
 def test_only_plain_files_are_kept(store, tmp_path, make):
     make(tmp_path / "x")
     with pytest.raises(BlobError, match=r"x: cannot be read: "):
@@ -207,7 +209,10 @@ def test_a_full_disk_is_told_and_nothing_half_written_stays(tmp_path, other_disk
     store = Store(other_disk)
     kept = store.put(b"abc")
     (tmp_path / "x").write_bytes(os.urandom(size))
-    for put in (lambda: store.put((tmp_path / "x").read_bytes()), lambda: store.put_file(tmp_path / "x")):
+    for put in (
+        lambda: store.put((tmp_path / "x").read_bytes()),
+        lambda: store.put_file(tmp_path / "x"),
+    ):
         with pytest.raises(BlobError, match=r"No space left on device\nhint: make room"):
             put()
         assert content(other_disk) == {f"{kept.sha256[:2]}/{kept.sha256[2:]}": b"abc"}
