@@ -45,7 +45,8 @@ def tags(client: DockerClient, name: str) -> list[str]:
 def forget(client: DockerClient, name: str) -> None:
     """Remove them; what they are made of stays in the builder's cache."""
     for tag in tags(client, name):
-        client.images.remove(tag, noprune=True)
+        # By force: a container of a test that was cut short may still stand on it.
+        client.images.remove(tag, noprune=True, force=True)
 
 
 @contextmanager
