@@ -97,27 +97,28 @@ def roles(config: Any) -> list[Any]:
     return [config.model_config, *drafter]
 
 
-def load(config: Any, role: Any) -> Any:
-    """One of ``roles``, as the worker loads it: post-processed."""
-    from vllm.model_executor.model_loader import get_model
-
-    return get_model(vllm_config=config, model_config=role)
-
-
 def fill(config: Any, role: Any) -> tuple[Any, Any]:
     """One of ``roles`` with its weights as they were loaded, before they are post-processed.
 
     Also the loader. Afterwards vLLM on a CPU has moved every linear layer's weights out of sight.
     """
+    with empty(config, role) as (model, loader):
+        loader.load_weights(model, role)
+    return model, loader
+
+
+@contextmanager
+def empty(config: Any, role: Any) -> Iterator[tuple[Any, Any]]:
+    """The model of one of ``roles``, not loaded yet, and the loader that would load it."""
     import torch
     from vllm.model_executor.model_loader import get_model_loader
     from vllm.utils.torch_utils import set_default_torch_dtype
 
     loader = get_model_loader(config.load_config)
-    with set_default_torch_dtype(role.dtype), torch.device(config.device_config.device):
-        model = loader.create_model(vllm_config=config, model_config=role)
-    loader.load_weights(model, role)
-    return model, loader
+    with set_default_torch_dtype(role.dtype):
+        with torch.device(config.device_config.device):
+            model = loader.create_model(vllm_config=config, model_config=role)
+        yield model, loader
 
 
 def _drafts(count: int) -> dict[str, Any] | None:
