@@ -14,7 +14,7 @@ from threading import local
 
 from blob.blob import Blob
 from blob.errors import BlobError, Damaged
-from blob.files import opened
+from blob.files import opened, printable
 from blob.manifest import NAME, File, Manifest, Shard, Tensor
 from blob.proof import Clock, differs, in_order
 from blob.restore import flat, restore, scratch_for
@@ -44,7 +44,7 @@ def verify(folder: Path, progress: Progress, threads: int | None = None) -> list
         blob = Blob.open(folder)
     except Damaged as error:
         return [Fault(error.where, error.detail)]
-    faults = [Fault(name, "is not in the manifest") for name in _unlisted(blob)]
+    faults = [Fault(printable(name), "is not in the manifest") for name in _unlisted(blob)]
     tensors = sorted(blob.manifest.tensors, key=lambda tensor: -tensor.size)
     done, total, mine = 0, blob.manifest.size, local()
 

@@ -293,7 +293,7 @@ def test_what_is_no_plain_file_is_refused_and_nothing_waits(tmp_path, raw):
     for make in (
         lambda: path.symlink_to("plain"),
         lambda: os.mkfifo(path),
-        lambda: path.mkdir(),
+        path.mkdir,
         lambda: path.symlink_to("/dev/zero"),
     ):
         make()

@@ -51,5 +51,5 @@ def test_no_rows_are_no_work(name):
 def test_what_goes_wrong_in_a_thread_is_told():
     codec = codec_of("q6_k", {}, "x")
     parts = rows.encode(codec, np.ones((4, 256), np.float32))
-    with pytest.raises(ValueError, match="contiguous|shape|must"):
+    with pytest.raises(ValueError, match=r"contiguous|shape|must"):
         rows.decode(codec, {"blocks": parts["blocks"][:, :-1]}, np.empty((4, 256), np.uint16), 2)
