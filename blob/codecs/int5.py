@@ -91,7 +91,8 @@ class Int5:
             tried = farthest / divisor
             tried = bfloat16.to_float32(bfloat16.from_float32_reference(tried))
             tried[np.abs(tried) < LEAST_SCALE] = 0
-            own = error_reference(groups, tried, farthest)
+            # A scale that is zero is nobody's choice: it is what is left where there is no other.
+            own = np.where(tried == 0, np.inf, error_reference(groups, tried, farthest))
             scale, least = np.where(own < least, tried, scale), np.minimum(own, least)
         integers = near_reference(groups * reciprocal_reference(scale)).reshape(rows, cols)
         return {
