@@ -22,7 +22,9 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from blob.codecs import Parts
@@ -39,6 +41,7 @@ BYTE_ORDER = 0b1010  # low bytes, then high bytes
 BIT_ORDER = 1  # the exponent first
 # The library's own: what stays larger than this is kept as it is; the other has no effect in 0.5.4.
 THRESHOLD, CHECKED_AFTER = 0.95, 10
+STORED_MOST = HEADER + HALVES * (CHUNK // BLOCK) * 9 + CHUNK
 # What the decoder may read or write beyond an end without harm.
 MARGIN = 64
 
@@ -97,23 +100,40 @@ class ZipNN:
 
 
 def _decode(stored: Bytes, out: Bytes) -> None:
-    """One whole chunk.
+    """One whole chunk, in one go without the GIL: to hand it over costs as much as a block.
 
     :raises ValueError: it is not that of ``out.size`` bytes.
     """
-    blocks = -(-out.size // BLOCK)
-    kinds, ends, at = _table(stored, out.size, blocks)
-    scratch = _scratch()
-    source = [at, at + int(ends[0, -1])]
+    kinds, ends, at = _table(stored, out.size, -(-out.size // BLOCK))
+    pieces = _pieces(kinds, ends, at, out.size)
+    copy, halves = _scratch()
+    # Copied, so that the kernel sees one type of array (a mapped one is read-only), and because
+    # Huffman tables are read a word at a time: what lies behind the last must be memory.
+    copy[: stored.size] = stored
+    copy[stored.size : stored.size + MARGIN] = 0
+    if not read_blocks(_huffman(), copy, pieces, halves, out):
+        raise ValueError("a block is not Huffman code of its size")
+
+
+def _pieces(kinds: Bytes, ends: NDArray[np.uint64], at: int, size: int) -> NDArray[np.int64]:
+    """For each block, for low and high bytes: kind, where they are stored, how many, of how many.
+
+    :raises ValueError: a block does not store as many as it has.
+    """
+    blocks = kinds.shape[1]
+    pieces = np.empty((blocks, HALVES, 4), np.int64)
+    first = [at, at + int(ends[0, -1])]
     for block in range(blocks):
-        target = out[block * BLOCK : (block + 1) * BLOCK]
-        sizes = (target.size - target.size // 2, target.size // 2)
-        halves = []
-        for half in range(HALVES):
+        own = min(BLOCK, size - block * BLOCK)
+        for half, whole in enumerate((own - own // 2, own // 2)):
             begin = int(ends[half, block - 1]) if block else 0
-            piece = stored[source[half] + begin : source[half] + int(ends[half, block])]
-            halves.append(_half(piece, int(kinds[half, block]), scratch[half], sizes[half]))
-        join(halves[0], halves[1], target)
+            count, kind = int(ends[half, block]) - begin, int(kinds[half, block])
+            if kind == AS_IT_IS and count != whole:
+                raise ValueError(f"a block has {count} bytes, expected {whole}")
+            if kind == HUFFMAN and not 0 < count < whole:
+                raise ValueError(f"a block of {whole} bytes cannot take {count}")
+            pieces[block, half] = kind, first[half] + begin, count, whole
+    return pieces
 
 
 def _table(stored: Bytes, size: int, blocks: int) -> tuple[Bytes, NDArray[np.uint64], int]:
@@ -155,36 +175,40 @@ def header_of(size: int, stored: int) -> bytes:
     return bytes(header)
 
 
-def _half(piece: Bytes, kind: int, scratch: Bytes, size: int) -> Bytes:
-    """The ``size`` low or high bytes that ``piece`` stores.
-
-    :raises ValueError: it does not store so many.
-    """
-    if kind == AS_IT_IS:
-        if piece.size != size:
-            raise ValueError(f"a block has {piece.size} bytes, expected {size}")
-        # Copied, so that the kernel sees one type of array: a mapped one is read-only.
-        scratch[:size] = piece
-        return scratch[:size]
-    if not 0 < piece.size < size:
-        raise ValueError(f"a block of {size} bytes cannot take {piece.size}")
-    # Huffman tables are read a word at a time: what lies behind them must be memory.
-    padded = scratch[BLOCK:]
-    padded[: piece.size] = piece
-    padded[piece.size : piece.size + MARGIN] = 0
-    made = _huffman()(scratch.ctypes.data, size, padded.ctypes.data, piece.size)
-    if made != size:
-        raise ValueError("a block is not Huffman code of its size")
-    return scratch[:size]
-
-
-def join(low: Bytes, high: Bytes, out: Bytes) -> None:
-    """Low and high bytes of a block as its numbers, their signs back in front."""
-    numbers = out.size // 2
-    # The library turns pairs of numbers; what is left over at the end stays as it is.
-    turn_back(low, high, out[: 2 * numbers].view(np.uint16), numbers // 2 * 2)
+@njit(cache=True, nogil=True, error_model="numpy")
+def read_blocks(
+    huffman: int, stored: Bytes, pieces: NDArray[np.int64], halves: Bytes, out: Bytes
+) -> bool:
+    """All blocks of a chunk; False if one is no Huffman code. ``huffman`` is an address."""
+    for block in range(len(pieces)):
+        for half in range(HALVES):
+            kind, begin, count, whole = pieces[block, half]
+            if kind == AS_IT_IS:
+                halves[half, :whole] = stored[begin : begin + count]
+                continue
+            to = np.int64(halves[half].ctypes.data)
+            source = np.int64(stored.ctypes.data) + begin
+            if decompress(np.int64(huffman), to, whole, source, count) != whole:
+                return False
+        numbers = pieces[block, 1, 3]
+        own = out[block * BLOCK : block * BLOCK + 2 * numbers].view(np.uint16)
+        # The library turns pairs of numbers; what is left over at the end stays as it is.
+        turn_back(halves[0], halves[1], own, numbers // 2 * 2)
     if out.size % 2:
-        out[-1] = low[-1]
+        out[out.size - 1] = halves[0, pieces[-1, 0, 3] - 1]
+    return True
+
+
+@intrinsic
+def decompress(_: Any, function: Any, target: Any, size: Any, source: Any, stored: Any) -> Any:
+    """The C function at an address, ``size_t (void *, size_t, const void *, size_t)``."""
+
+    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        kind = ir.FunctionType(word, [word] * 4).as_pointer()
+        return builder.call(builder.inttoptr(arguments[0], kind), arguments[1:])
+
+    return types.int64(*[types.int64] * 5), code
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -201,11 +225,12 @@ def turn_back(low: Bytes, high: Bytes, out: NDArray[np.uint16], turned: int) -> 
 _held = threading.local()
 
 
-def _scratch() -> list[Bytes]:
-    """Two buffers of this thread, each for half a block read and one stored, and margins."""
+def _scratch() -> tuple[Bytes, Bytes]:
+    """Buffers of this thread: for a chunk as it is stored, and for both halves of a block read."""
     if not hasattr(_held, "scratch"):
-        _held.scratch = [np.empty(BLOCK + BLOCK // 2 + MARGIN, np.uint8) for _ in range(HALVES)]
-    scratch: list[Bytes] = _held.scratch
+        copy = np.empty(STORED_MOST + MARGIN, np.uint8)
+        _held.scratch = copy, np.empty((HALVES, BLOCK // 2 + MARGIN), np.uint8)
+    scratch: tuple[Bytes, Bytes] = _held.scratch
     return scratch
 
 
@@ -229,7 +254,9 @@ def _compressed(chunk: bytearray) -> Any:
 
 @cache
 def _huffman() -> Any:
-    """``HUF_decompress(target, size, source, size) -> size or a number beyond any``.
+    """The address of ``HUF_decompress(target, size, source, size)``, which returns ``size``.
+
+    What it returns else is a number beyond any size.
 
     :raises BlobError: it is not installed.
     """
@@ -238,9 +265,7 @@ def _huffman() -> Any:
         function = ctypes.CDLL(file).HUF_decompress
     except (ImportError, OSError, AttributeError) as error:
         raise _missing(error) from error
-    function.restype = ctypes.c_size_t
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t]
-    return function
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 def _missing(error: Exception) -> BlobError:
