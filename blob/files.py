@@ -1,6 +1,7 @@
 """Files that are whole or not there: written beside, synced, renamed; plain ones only are read."""
 
 import errno
+import hashlib
 import io
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 MAX_PATH_BYTES = 1024
 MAX_NAME_BYTES = 255
+CHUNK_BYTES = 2**20
 # Below this a name could move a terminal's cursor; a backslash is a separator elsewhere.
 FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 # A link is refused, not followed; a pipe that took a file's name does not block us.
@@ -51,6 +53,19 @@ def opened(path: Path) -> io.FileIO:
         file.close()
         raise OSError(errno.EINVAL, "not a plain file")
     return file
+
+
+def digest(path: Path) -> tuple[str, int]:
+    """SHA-256 and size of a plain file.
+
+    :raises OSError: as ``opened``.
+    """
+    with opened(path) as file:
+        sha256, size = hashlib.sha256(), 0
+        while chunk := file.read(CHUNK_BYTES):
+            sha256.update(chunk)
+            size += len(chunk)
+    return sha256.hexdigest(), size
 
 
 def replace(path: Path, raw: bytes, mode: int = 0o444) -> None:

@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from blob.errors import BlobError, Damaged
-from blob.files import FORBIDDEN, check_path, opened, printable
+from blob.files import FORBIDDEN, check_path, digest, opened, printable
 from blob.spelling import canonical, strict
 
 SCHEMA: Literal[1] = 1
@@ -262,6 +262,21 @@ def read(folder: Path) -> Manifest:
             f"{path}: cannot be read: {error.strerror}", "is this the folder of a blob?"
         ) from error
     return parse(raw)
+
+
+def file_fault(folder: Path, listed: File | Shard) -> str:
+    """How a file of the blob in ``folder`` differs from its entry; empty when it does not."""
+    try:
+        sha256, size = digest(folder / listed.path)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if size != listed.size:
+        return f"expected {listed.size} bytes, got {size}"
+    if sha256 != listed.sha256:
+        return f"sha256 differs (expected {listed.sha256[:12]}…, got {sha256[:12]}…)"
+    return ""
 
 
 def parse(raw: bytes) -> Manifest:

@@ -14,12 +14,11 @@ from threading import local
 
 from blob.blob import Blob
 from blob.errors import BlobError, Damaged
-from blob.files import opened, printable
-from blob.manifest import NAME, File, Manifest, Shard, Tensor
+from blob.files import printable
+from blob.manifest import NAME, File, Manifest, Shard, Tensor, file_fault
 from blob.proof import Clock, differs, in_order
 from blob.restore import flat, restore, scratch_for
 
-CHUNK_BYTES = 2**20
 # Bytes done of bytes in all, of what tensors give back.
 Progress = Callable[[int, int], None]
 
@@ -89,23 +88,8 @@ def _check_sha256(blob: Blob, tensor: Tensor) -> None:
 
 
 def _file_fault(folder: Path, listed: File | Shard) -> Fault | None:
-    try:
-        with opened(folder / listed.path) as file:
-            digest, size = hashlib.sha256(), 0
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-                size += len(chunk)
-    except FileNotFoundError:
-        return Fault(listed.path, "is missing")
-    except OSError as error:
-        return Fault(listed.path, f"cannot be read: {error.strerror}")
-    if size != listed.size:
-        return Fault(listed.path, f"expected {listed.size} bytes, got {size}")
-    if (got := digest.hexdigest()) != listed.sha256:
-        # What a shard holds is told by tensor as well.
-        detail = f"sha256 differs (expected {listed.sha256[:12]}…, got {got[:12]}…)"
-        return Fault(listed.path, detail)
-    return None
+    found = file_fault(folder, listed)
+    return Fault(listed.path, found) if found else None
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,10 @@ def _packed(folder: Path) -> tuple[Packed, set[str], int] | None:
     """The blob in ``folder``, or the ranks that a blob was sliced into; none if it is neither."""
     if manifest.is_blob(folder):
         whole = manifest.read(folder)
+        # Shards are proven by who loads them; these, vLLM would take as they are.
+        for file in whole.files:
+            if fault := manifest.file_fault(folder, file):
+                raise ConfigError(f"{folder / file.path}: {fault}", "pack the model again")
         return _told(whole), {tensor.name for tensor in whole.tensors}, whole.size
     worlds = [int(found[1]) for path in folder.iterdir() if (found := RANK.match(path.name))]
     if not worlds:
