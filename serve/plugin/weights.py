@@ -41,8 +41,11 @@ FROM_CONFIG = ("input_scale_ub",)
 logger = logging.getLogger("vllm.preheat")
 
 
-class WeightsRefused(RuntimeError):
-    """The weights cannot be had as asked, or are not whole; no engine starts with them."""
+class WeightsError(RuntimeError):
+    """The weights cannot be had as asked, or are not whole; no engine starts with them.
+
+    By its name ``serve.startlog`` knows the line for the cause, of all that vLLM prints.
+    """
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Loader(BaseModelLoader):  # type: ignore[misc]
     def load_model(self, vllm_config: Any, model_config: Any, prefix: str = "") -> Any:
         """As vLLM does it, and one line that says how long each phase took.
 
-        :raises WeightsRefused: a blob is damaged or another, or a parameter stays unwritten.
+        :raises WeightsError: a blob is damaged or another, or a parameter stays unwritten.
         """
         model = super().load_model(vllm_config, model_config, prefix)
         self.report["seconds"]["post-process"] = round(time.perf_counter() - self._filled_at, 4)
@@ -106,7 +109,7 @@ class Loader(BaseModelLoader):  # type: ignore[misc]
     def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
         """Fill ``model``; ``report`` then tells from what and how long.
 
-        :raises WeightsRefused: as ``load_model``.
+        :raises WeightsError: as ``load_model``.
         """
         began = time.perf_counter()
         drafter = _is_drafter(model_config)
@@ -120,7 +123,7 @@ class Loader(BaseModelLoader):  # type: ignore[misc]
             filled = time.perf_counter()
             self._capture(model, model_config, source, here, drafter)
         except BlobError as error:
-            raise WeightsRefused(f"{model_config.model}: {error}") from error
+            raise WeightsError(f"{model_config.model}: {error}") from error
         self.report = {
             "model": type(model).__name__,
             "drafter": drafter,

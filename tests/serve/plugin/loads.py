@@ -15,7 +15,7 @@ from serve.plugin import alone
 def load(job: alone.Job) -> dict:
     from vllm.model_executor.model_loader.weight_checksum import compute_tensor_digests
 
-    from serve.plugin.weights import WeightsRefused
+    from serve.plugin.weights import WeightsError
 
     told: dict = {"digests": {}, "reports": [], "refused": ""}
     try:
@@ -24,7 +24,7 @@ def load(job: alone.Job) -> dict:
                 model, loader = alone.fill(config, role)
                 told["digests"][type(model).__name__] = compute_tensor_digests(model)
                 told["reports"].append(getattr(loader, "report", None))
-    except (WeightsRefused, ValueError) as error:
+    except (WeightsError, ValueError) as error:
         told["refused"] = f"{type(error).__name__}: {error}"
     return told
 

@@ -113,7 +113,7 @@ def test_a_codec_that_loses_bits_makes_other_weights(loaded, codec) -> None:
     ],
 )
 def test_what_is_not_whole_or_not_ours_is_refused_by_name(loaded, case, why) -> None:
-    assert loaded[case]["refused"].startswith("WeightsRefused: ")
+    assert loaded[case]["refused"].startswith("WeightsError: ")
     assert why in loaded[case]["refused"]
 
 
