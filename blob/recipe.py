@@ -26,12 +26,20 @@ FALLBACK: Mapping[str, Sequence[str]] = {
 INT4_ROWS = 32
 FLOATS = ("BF16", "F16", "F32")
 # Matrices that are no linear layer, or one that decides more than it weighs: a router.
+# A projection of an embedding is one, and so are those of a block that is called after its
+# convolution (LFM2's ``conv.in_proj``).
 NOT_LINEAR = re.compile(
-    r"embed|(^|\.)(wte|wpe|shared|relative_attention_bias)\.|norm|conv|router"
+    r"embed(?![^.]*(proj|mapping))[^.]*\.weight$|conv[^.]*\.weight$"
+    r"|(^|\.)(wte|wpe|shared|relative_attention_bias)\.|norm|router"
     r"|(^|\.)(gate|shared_expert_gate)\.weight$"
 )
+# Experts in one tensor: under that name, or as GraniteMoe and JetMoe call them.
+EXPERTS = re.compile(r"(^|\.)experts(\.|$)|(^|\.)(input|output)_linear\.weight$")
 MLP = re.compile(r"(^|\.)(mlp|feed_forward|ffn|block_sparse_moe|experts)\.")
-OUTER = re.compile(r"(^|\.)(lm_head|embed_tokens|embed_out|wte|word_embeddings)(\.weight)?$")
+OUTER = re.compile(
+    r"(^|\.)(lm_head|generator_lm_head|embed_tokens|embed_out|wte|word_embeddings"
+    r"|(lm_head|predictions)\.decoder)(\.weight)?$"
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ def _meant(name: str, shape: Sequence[int], dtype: str, targets: Targets) -> boo
     if OUTER.search(name):
         return targets == "all"
     # Three dimensions are experts in one tensor, or something that is no matrix.
-    experts = len(shape) == 3 and ".experts." in f".{name}."
+    experts = len(shape) == 3 and EXPERTS.search(name) is not None
     weight = experts or (len(shape) == 2 and name.endswith(".weight"))
     linear = weight and NOT_LINEAR.search(name) is None
     return linear and (targets != "mlp" or MLP.search(name) is not None)

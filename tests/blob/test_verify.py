@@ -47,7 +47,7 @@ def test_every_bit_of_every_file_beside_the_tensors_counts(folder, name):
 
 
 def test_opening_a_blob_does_not_read_the_files_beside_the_tensors(folder):
-    """Who serves one compares them first: ``preheat bake verify``, and the digests in the record."""
+    """A load proves tensors; files are compared by ``preheat bake verify``."""
     flip(folder, "config.json", 3)
     assert Blob.open(folder)
 
