@@ -24,6 +24,8 @@ from blob.files import opened, sync
 
 CHUNK_BYTES = 2**20
 SEALED = 0o444
+# Another file system, one without links, or as many as there can be.
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Store:
             try:
                 os.link(source, path)
             except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+                if error.errno not in NO_LINKS:
                     raise
                 _copy(source, path)
         except OSError as error:
@@ -99,7 +101,7 @@ class Store:
                 source.unlink(missing_ok=True)
                 os.link(path, source)
         except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            if error.errno not in NO_LINKS:
                 raise BlobError(f"{path}: cannot be shared: {error.strerror}") from error
 
     @contextlib.contextmanager
@@ -150,6 +152,7 @@ class Store:
     def _arriving(self, kept: Kept) -> Iterator[int]:
         """A file to be filled, which then takes its name; two at once make the same one."""
         path = self._path(kept.sha256)
+        damaged = os.path.lexists(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=".arriving-", dir=path.parent)
@@ -161,7 +164,10 @@ class Store:
             os.fsync(descriptor)
             if (size := os.fstat(descriptor).st_size) != kept.size:
                 raise BlobError(f"{name}: expected {kept.size} bytes, wrote {size}")
-            Path(name).replace(path)
+            if not damaged:
+                _name(Path(name), path)
+            else:
+                Path(name).replace(path)
             sync(path.parent)
         except OSError as error:
             Path(name).unlink(missing_ok=True)
@@ -172,6 +178,19 @@ class Store:
             raise
         finally:
             os.close(descriptor)
+
+
+def _name(file: Path, path: Path) -> None:
+    """Call ``file`` ``path``, unless another has just put the same there: blobs then share that."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(file, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        file.replace(path)
+        return
+    file.unlink()
 
 
 def _copy(source: Path, path: Path) -> None:
