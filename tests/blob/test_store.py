@@ -103,9 +103,7 @@ def test_what_arrives_takes_the_place_of_what_was_damaged(store, tmp_path):
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize(
-    "make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/etc/passwd")]
-)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/etc/passwd")])
 def test_only_plain_files_are_kept(store, tmp_path, make):
     make(tmp_path / "x")
     with pytest.raises(BlobError, match=r"x: cannot be read: "):
@@ -113,10 +111,16 @@ def test_only_plain_files_are_kept(store, tmp_path, make):
     assert names(store.root) == []
 
 
-def test_many_at_once_end_with_one_file_each(store):
+def test_many_at_once_end_with_one_file_each_that_all_share(store, tmp_path):
     raws = [bytes([number]) * 10**5 for number in range(8)] * 8
+
+    def put(number):
+        kept = store.put(raws[number])
+        store.link(kept, tmp_path / str(number))
+        return kept, (tmp_path / str(number)).stat().st_ino
+
     with ThreadPoolExecutor(8) as pool:
-        kept = list(pool.map(store.put, raws))
+        kept = list(pool.map(put, range(len(raws))))
     assert len(set(kept)) == 8
     assert sorted(content(store.root).values()) == sorted(set(raws))
 
