@@ -295,6 +295,10 @@ def sample(folder: Path, way: Way, *, watch: bool) -> dict[str, Any]:
     """One load: seconds by phase; with ``watch``, how much memory it took at most instead."""
     from vllm.model_executor.model_loader.utils import process_weights_after_loading
 
+    # An engine's process has nothing to take again: what the last model left in the allocator,
+    # pages that are there already, would make a load faster than any start and hide its memory.
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     job = alone.Job(model=str(folder), load_format=way.load_format, extra=way.extra)
     with alone.configured(job) as configured:
         role = configured.model_config
@@ -313,8 +317,6 @@ def sample(folder: Path, way: Way, *, watch: bool) -> dict[str, Any]:
         "post-process": processed - loaded,
         **report.get("seconds", {}),
     }
-    del loader, model
-    gc.collect()
     return {
         "seconds": {phase: round(value, 4) for phase, value in seconds.items()},
         **({"memory": memory} if watch else {}),
@@ -337,8 +339,6 @@ def watched(model: Any, *, enabled: bool) -> Iterator[dict[str, int]]:
     if not enabled:
         yield told
         return
-    # What was freed and kept by the allocator would be taken again, and not be seen.
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
     told["weights"] = sum(tensor.nbytes for tensor in model.parameters())
     told["before"] = told["most"] = anonymous()
     watcher = threading.Thread(target=look)
