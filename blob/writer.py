@@ -37,8 +37,7 @@ from blob.store import Kept, Store
 
 # What the bytes of a codec could depend on.
 ENCODERS = ("preheat", "numpy", "numba", "llvmlite", "zipnn", "safetensors")
-# Of BF16: all its bits are set in what is infinite or no number.
-EXPONENT = np.uint16(0x7F80)
+LARGEST_HALF = 65504
 LAYER = re.compile(r"^(.*?\.\d+)\.")
 # safetensors' Python side has its own words for types.
 LIBRARY: Mapping[str, str] = {
@@ -276,8 +275,9 @@ def _quantized(codec: RowCodec, plain: Plain) -> tuple[Parts, str]:
         codec.encode(values, stored)
         codec.decode(stored, back)
         digest.update(flat(back))
-        if ((back & EXPONENT) == EXPONENT).any():
-            raise BlobError(_too_large(plain.name, codec.name, values, back, some.start))
+        if lost := _lost(values, back):
+            place = f"{values[lost]} at [{some.start + lost[0]}, {lost[1]}]"
+            raise BlobError(f"{plain.name}: {place}: too large for the scales of {codec.name}")
     return parts, digest.hexdigest()
 
 
@@ -298,10 +298,17 @@ def _not_finite(name: str, values: Floats, first_row: int) -> str:
     return f"{name}: {values[row, column]} at [{first_row + row}, {column}]: cannot be quantized"
 
 
-def _too_large(name: str, codec: str, values: Floats, back: Bfloats, first_row: int) -> str:
-    row, column = (int(place[0]) for place in np.nonzero((back & EXPONENT) == EXPONENT))
-    place = f"{name}: {values[row, column]} at [{first_row + row}, {column}]"
-    return f"{place}: too large for the scales of {codec}, which are infinite then"
+def _lost(values: Floats, back: Bfloats) -> tuple[int, int] | None:
+    """Where the largest number of a row does not come back, as its scale has no such half.
+
+    It is infinite then, no number, or 0 with all of its group.
+    """
+    rows = np.arange(len(values))
+    columns = np.abs(values).argmax(axis=1)
+    largest = values[rows, columns]
+    near = np.abs(to_float32(back[rows, columns]) - largest) <= np.abs(largest) / 2
+    lost = np.flatnonzero((np.abs(largest) > LARGEST_HALF) & ~near)
+    return (int(lost[0]), int(columns[lost[0]])) if lost.size else None
 
 
 def _file(store: Store, folder: Path, path: str, content: Path | bytes) -> File:
