@@ -13,6 +13,7 @@ from pathlib import Path
 from docker.utils import exclude_paths
 
 from bake.errors import BakeError
+from blob.manifest import is_blob
 
 # 1980 is the first year that a zip archive, and so a wheel, can tell.
 THE_TIME = 315_619_200
@@ -50,6 +51,11 @@ def files(repository: Path, model: str, roots: Mapping[str, Path]) -> dict[str, 
         raise BakeError(
             f"no model in {repository / 'weights' / model}: an image holds what lies in weights/",
             "fetch it there, or say MODEL=tiny",
+        )
+    if is_blob(repository / "weights" / model):
+        raise BakeError(
+            f"weights/{model} is a blob: an image has no numba to decode it with, and holds none",
+            "build the image of the checkpoint it was packed from, or serve it from a checkout",
         )
     return dict(sorted(chosen.items()))
 

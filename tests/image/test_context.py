@@ -94,6 +94,14 @@ class TestFiles:
         assert tops.isdisjoint({".git", ".venv", ".work", "tests", ".env", ".ci"})
         assert not [name for name in chosen if "__pycache__" in name]
 
+    def test_a_blob_is_refused_as_an_image_cannot_decode_it(self, tmp_path):
+        (tmp_path / ".dockerignore").write_text("")
+        model = tmp_path / "weights" / "packed"
+        model.mkdir(parents=True)
+        (model / "manifest.json").write_text("{}")
+        with pytest.raises(BakeError, match="weights/packed is a blob"):
+            context.files(tmp_path, "packed", {})
+
     def test_a_folder_that_is_no_checkout_and_a_model_that_is_not_there(self, tmp_path):
         with pytest.raises(BakeError, match=r"\.dockerignore: No such file"):
             context.files(tmp_path, "tiny", {})
