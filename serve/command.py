@@ -25,8 +25,6 @@ ZYGOTE = ("-m", "serve.plugin.zygote")
 
 # How weights come from a blob (``serve.plugin.weights``).
 LOAD_FORMAT = "preheat"
-# Where the decoders' machine code is looked for: where a bake put it, read-only or not.
-KERNELS = "serve.plugin.kernel_cache.BakedLocator"
 
 # Holds the sitecustomize that patches torchvision before vLLM's own imports reach it.
 EARLY = Path(__file__).parent / "plugin" / "early"
@@ -218,7 +216,8 @@ def _environment(model: Model, target: Target, place: Place) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     if model.blob:
-        env |= {"NUMBA_CACHE_DIR": str(root / "numba"), "NUMBA_CACHE_LOCATOR_CLASSES": KERNELS}
+        # Machine code of the decoders (``blob.codecs.kernel``): baked with all the rest.
+        env["NUMBA_CACHE_DIR"] = str(root / "numba")
     if target.device == "cpu":
         env |= CPU_ENVIRONMENT
         if model.blob and model.blob.world > 1:

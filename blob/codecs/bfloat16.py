@@ -17,6 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from blob.codecs import Bfloats, Floats
+from blob.codecs.kernel import kernel
 
 NAN = 0x7FC0
 
@@ -66,7 +67,7 @@ def from_float32_reference(values: Floats) -> Bfloats:
     return np.where(np.isnan(values), NAN, kept + up).astype(np.uint16)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def round_into(bits: NDArray[np.uint32], out: Bfloats) -> None:
     """``rounded`` of every element of a contiguous vector; releases the GIL."""
     for i in range(bits.size):

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from blob.codecs import Bfloats, Floats, Part, Parts, bfloat16, packed
+from blob.codecs.kernel import kernel
 
 BITS = 4
 # compressed-tensors' calculate_qparams: half of the range of four bits, as a real number.
@@ -90,7 +90,7 @@ class Int4:
         return packed.decode_reference(parts, BITS)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def quantize(values: Floats, words: NDArray[np.int32], scale: Bfloats, group: int) -> None:
     """One group after the other; ``words`` and ``scale`` are flat. Nothing is checked."""
     source = values.reshape(-1)

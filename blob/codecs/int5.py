@@ -18,6 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from blob.codecs import Bfloats, Floats, Part, Parts, bfloat16, lanes, packed
+from blob.codecs.kernel import kernel
 
 BITS = 5
 LEAST, MOST = np.float32(-16), np.float32(15)
@@ -136,7 +137,7 @@ def error_reference(groups: Floats, scale: Floats, farthest: Floats) -> Floats:
     return error
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def quantize(values: Floats, words: NDArray[np.int32], scale: Bfloats, group: int) -> None:
     """One group after the other; ``words`` and ``scale`` are flat. Nothing is checked."""
     source = values.reshape(-1)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from blob.codecs import Bfloats, Floats
 from blob.codecs.byte_lanes import bits, joined, load_bytes, signed, store_bfloats, unsigned
 from blob.codecs.float16 import from_half
+from blob.codecs.kernel import kernel
 from blob.codecs.lanes import splat
 
 Bytes = NDArray[np.uint8]
@@ -101,7 +102,7 @@ def half_at(blocks: Any, at: Any) -> Any:
     return from_half(np.uint16(blocks[at]) | np.uint16(np.uint16(blocks[at + 1]) << np.uint16(8)))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def q8_0_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
     cols = out.size // rows
     for row in range(rows):
@@ -130,7 +131,7 @@ def minimum_of(scales: Any, at: Any, j: Any) -> Any:
     return np.float32((scales[at + j + 4] >> 4) | (scales[at + j] >> 6 << 4))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def q4_k_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
     cols = out.size // rows
     for row in range(rows):
@@ -152,7 +153,7 @@ def q4_k_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
             at += Q4_K_BYTES
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def q5_k_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
     cols = out.size // rows
     for row in range(rows):
@@ -175,7 +176,7 @@ def q5_k_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
             at += Q5_K_BYTES
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def q6_k_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
     cols = out.size // rows
     offset = splat(32)

@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from blob.codecs import Bfloats, Floats, Parts
+from blob.codecs.kernel import kernel
 
 AT_ONCE = 32
 WORD_BITS = 32
@@ -87,7 +88,7 @@ def pack_reference(integers: NDArray[Any], bits: int) -> NDArray[np.int32]:
     return np.packbits(flat, axis=1, bitorder="little").view(np.int32)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def multiply_groups(  # noqa: PLR0913 - three addresses and what lies there
     packed: int, scale: int, groups: int, out: int, group: int, bits: int
 ) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from blob.codecs import Bfloats, Floats, Part, Parts, k_decode, super_block
+from blob.codecs.kernel import kernel
 from blob.codecs.lanes import COUNT, select, splat, store_bytes
 from blob.codecs.super_block import (
     HEADER,
@@ -32,7 +32,7 @@ HIGHEST = 31
 RATIOS = super_block.ratios(-0.5, HIGHEST, 15)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _encode(values: Any, out: Any) -> None:
     """Flat numbers into flat blocks, two super-blocks at a time; a last odd one twice."""
     count = len(values) // VALUES

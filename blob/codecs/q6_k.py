@@ -27,6 +27,7 @@ from blob.codecs import Bfloats, Floats, Part, Parts
 from blob.codecs.byte_lanes import bits, joined, narrowed, save_bytes, transpose
 from blob.codecs.float16 import from_half, to_half
 from blob.codecs.k_decode import check, decode_q6_k, decode_q6_k_reference, flat
+from blob.codecs.kernel import kernel
 from blob.codecs.lanes import (
     COUNT,
     larger,
@@ -207,7 +208,7 @@ def levels(values: Any, first: Any, scratch: Any, group: Any) -> Any:
     return narrowed(level)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def encode_rows(
     values: Floats, rows: int, out: NDArray[np.uint8], stride: int, dividends: Floats
 ) -> None:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from blob.codecs import Bfloats, Floats, Part, Parts
 from blob.codecs.byte_lanes import away, largest, narrowed, save_bytes
 from blob.codecs.float16 import to_half
 from blob.codecs.k_decode import check, decode_q8_0, decode_q8_0_reference, flat
+from blob.codecs.kernel import kernel
 from blob.codecs.lanes import COUNT, larger, load, magnitude, splat
 
 VALUES = 32
@@ -82,7 +82,7 @@ def encode_block(block: Floats) -> NDArray[np.uint8]:
     return np.frombuffer(half.tobytes() + quants.tobytes(), np.uint8)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def encode_rows(values: Floats, rows: int, out: NDArray[np.uint8], stride: int) -> None:
     """Flat ``values`` of ``rows`` rows into ``out``, a row's bytes ``stride`` after the last's."""
     cols = values.size // rows

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from blob.codecs import Floats
 from blob.codecs.float16 import from_half, to_half
+from blob.codecs.kernel import kernel
 from blob.codecs.lanes import (
     COUNT,
     larger,
@@ -57,7 +58,7 @@ def ratios(first: float, highest: int, tries: int) -> Floats:
     return np.float32(first) + steps + np.float32(highest)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def transpose(values: Any, start: int, scratch: Any, lane: int) -> None:
     """The super-block that begins at ``values[start]`` into eight lanes, from ``lane`` on."""
     for i in range(WIDTH):
@@ -123,7 +124,7 @@ def _error(scratch: Any, scale: Any, low: Any) -> Any:
     return error
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def search(most: Any, dividends: Any, scratch: Any, found: Any) -> None:
     """``make_qkx2_quants`` for the 16 sub-blocks in ``scratch``, of levels 0 to ``most``.
 
@@ -168,7 +169,7 @@ def search(most: Any, dividends: Any, scratch: Any, found: Any) -> None:
     store(found, 3 * COUNT, select(flat, zero, best_low))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _six_bits(scaled: Any) -> int:
     """``MIN(63, (uint8_t)nearest_int(scaled))``: what is negative wraps, and is cut to 63."""
     bits = np.float32(scaled + np.float32(12582912)).view(np.int32)
@@ -176,7 +177,7 @@ def _six_bits(scaled: Any) -> int:
     return min(63, int(whole))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def write_header(found: Any, lane: int, out: Any, at: int, plan: Any) -> None:
     """d, dmin and the sixteen six-bit numbers of one super-block, as ``get_scale_min_k4`` reads.
 

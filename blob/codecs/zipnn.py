@@ -23,11 +23,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from blob.codecs import Parts
+from blob.codecs.kernel import kernel
 from blob.errors import BlobError
 
 VERSION = (0, 5, 4)
@@ -175,7 +176,7 @@ def header_of(size: int, stored: int) -> bytes:
     return bytes(header)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def read_blocks(
     huffman: int, stored: Bytes, pieces: NDArray[np.int64], halves: Bytes, out: Bytes
 ) -> bool:
@@ -211,7 +212,7 @@ def decompress(_: Any, function: Any, target: Any, size: Any, source: Any, store
     return types.int64(*[types.int64] * 5), code
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def turn_back(low: Bytes, high: Bytes, out: NDArray[np.uint16], turned: int) -> None:
     """Numbers of their bytes; of the first ``turned``, the exponent stood before the sign."""
     for i in range(turned):
