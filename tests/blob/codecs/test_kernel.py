@@ -11,40 +11,32 @@ from blob.codecs import kernel
 
 USE = """
 import numpy as np
-from blob.codecs.q8_0 import Q8_0, {name}
+from blob.codecs.q8_0 import Q8_0, encode_rows
 from blob.rows import encode
 encode(Q8_0(), np.ones((1, 32), np.float32))
-print(sum({name}.stats.cache_hits.values()), sum({name}.stats.cache_misses.values()))
+print(sum(encode_rows.stats.cache_hits.values()), sum(encode_rows.stats.cache_misses.values()))
 """
 
 
-def used(folder: Path, name: str) -> str:
+def used(folder: Path) -> str:
     env = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
     done = subprocess.run(
-        [sys.executable, "-c", USE.format(name=name)], env=env, capture_output=True, text=True
+        [sys.executable, "-c", USE], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-@pytest.fixture(scope="module")
-def name() -> str:
-    from blob.codecs import q8_0
-
-    [found] = [name for name, value in vars(q8_0).items() if hasattr(value, "stats")][:1]
-    return found
-
-
 def test_a_second_process_compiles_nothing_even_from_a_folder_that_it_cannot_write_to(
-    tmp_path: Path, name: str
+    tmp_path: Path,
 ) -> None:
-    assert used(tmp_path, name) == "0 1"
+    assert used(tmp_path) == "0 1"
     for path in tmp_path.rglob("*"):
         path.chmod(0o555 if path.is_dir() else 0o444)
     tmp_path.chmod(0o555)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert files
-    assert used(tmp_path, name) == "1 0"
+    assert used(tmp_path) == "1 0"
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
