@@ -33,8 +33,10 @@ def locked(root: Path) -> Iterator[None]:
     """Be the only maker of ``root``; the kernel lets go when this process ends, however it does.
 
     :raises Busy: another process is making it; its number is named.
+    :raises BakeError: where makers work stands what no maker left: it would be removed.
     """
     path = beside(root, ".lock")
+    _check_beside(root, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     with os.fdopen(descriptor, "r+") as file:
@@ -46,6 +48,14 @@ def locked(root: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _check_beside(root: Path, lock: Path) -> None:
+    """Each maker that ever was here has left its lock."""
+    others = [] if lock.exists() else [beside(root, ".part"), beside(root, ".old")]
+    for other in others:
+        if other.exists() or other.is_symlink():
+            raise BakeError(f"{other}: exists, and nothing of ours made it", "move it away first")
 
 
 def recover(root: Path) -> list[str]:

@@ -58,7 +58,6 @@ def pack(  # noqa: PLR0913 - what, how, where
     files: dict[str, Path | bytes] = {**opened.files, CONFIG: config_of(opened.config, plains)}
     about = About(wanted.describe(), digests(opened), files)
     try:
-        _check_beside(folder)
         with tree.locked(folder):
             tree.recover(folder)
             _check_place(folder, force=force)
@@ -85,18 +84,6 @@ def chosen(opened: Checkpoint, wanted: Recipe) -> tuple[list[Plain], list[str]]:
         if choice.why:
             notes.append(f"{name}: {choice.why}")
     return plains, notes
-
-
-def _check_beside(folder: Path) -> None:
-    """Whether what stands where makers work is a maker's: it would be removed, or take a name.
-
-    Each that ever was here has left its lock.
-    """
-    if tree.beside(folder, ".lock").exists():
-        return
-    for other in (tree.beside(folder, suffix) for suffix in (".part", ".old")):
-        if other.exists() or other.is_symlink():
-            raise BakeError(f"{other}: exists and is no blob", "choose another folder with --out")
 
 
 def _check_place(folder: Path, *, force: bool) -> None:

@@ -214,6 +214,10 @@ def test_a_link_where_a_root_should_go_is_not_followed(
     (outside / "precious").write_bytes(b"x")
     (there / NAME).parent.mkdir(parents=True)
     (there / f"{NAME}.part").symlink_to(outside)
+    with pytest.raises(BakeError, match="exists, and nothing of ours made it"):
+        receive(packed(here), there, Terms())
+    # Where a maker has been before, what it left is removed; a link is not.
+    (there / f"{NAME}.lock").touch()
     with pytest.raises(BakeError, match="is a link: not removed"):
         receive(packed(here), there, Terms())
     assert content(outside) == {"precious": b"x"}

@@ -190,7 +190,7 @@ def test_a_blob_that_stands_there_is_replaced_only_by_force(checkpoint, tmp_path
 def test_what_is_somebody_elses_is_never_removed(checkpoint, tmp_path, name, force):
     (tmp_path / name).mkdir()
     (tmp_path / name / "precious").write_bytes(b"x")
-    with pytest.raises(BakeError, match="exists and is no blob"):
+    with pytest.raises(BakeError, match=r"exists(,)? and (is no blob|nothing of ours made it)"):
         packed(checkpoint, tmp_path / "blob", force=force)
     assert content(tmp_path / name) == {"precious": b"x"}
 
