@@ -57,6 +57,15 @@ class Blob:
         raw, header = self._shards[tensor.shard]
         return raw[header.start + part.begin : header.start + part.end]
 
+    def ask_for(self, tensor: Tensor) -> None:
+        """Have the kernel read a tensor's parts ahead: one thread alone would wait for a disk."""
+        raw, header = self._shards[tensor.shard]
+        mapped = raw.obj
+        for part in tensor.parts.values():
+            begin = (header.start + part.begin) // mmap.PAGESIZE * mmap.PAGESIZE
+            if part.size and isinstance(mapped, mmap.mmap):
+                mapped.madvise(mmap.MADV_WILLNEED, begin, header.start + part.end - begin)
+
     def part(self, tensor: Tensor, key: str) -> NDArray[Any]:
         """One part as an array over the mapped file; not checked."""
         part = tensor.parts[key]

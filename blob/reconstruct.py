@@ -27,6 +27,8 @@ from blob.numpy_types import NUMPY
 from blob.proof import Clock, Proof, differs, in_order
 from blob.restore import Bytes, flat, restore
 
+# What a disk is asked for before it is needed.
+AHEAD_BYTES = 64 * 2**20
 # What stock vLLM takes as it is stored.
 PACKED = ("int4",)
 # References to a buffer that nobody uses: the list's, and getrefcount's own argument.
@@ -98,13 +100,19 @@ class Stream:
 
         :raises Damaged: one is not what was written; it is named and not given.
         """
-        todo = iter(self._tensors)
+        todo, ahead = iter(self._tensors), iter(self._tensors)
+        asked = 0
         waiting: deque[Future[list[Loaded]]] = deque()
         with ThreadPoolExecutor(self._threads, "preheat-blob") as pool:
             try:
                 while True:
-                    # One for each thread, and one that waits to be taken.
-                    while len(waiting) <= self._threads and (tensor := next(todo, None)):
+                    # One at work for each thread and one done, so that none waits for a large one
+                    # nor for the consumer; measured, as four times as many took no less time.
+                    while len(waiting) <= 2 * self._threads and (tensor := next(todo, None)):
+                        asked -= tensor.stored_size
+                        while asked < AHEAD_BYTES and (coming := next(ahead, None)):
+                            self._blob.ask_for(coming)
+                            asked += coming.stored_size
                         waiting.append(pool.submit(self._load, tensor))
                     if not waiting:
                         return

@@ -54,12 +54,13 @@ class Restoring:
             self.proof.weights(piece.data)
 
     def raw(self) -> None:
-        """Of what is stored as it is: there is nothing to decode, and nothing is copied."""
+        """Of what is stored as it is: there is nothing to decode, and nothing is copied.
+
+        One digest says it all here: the stored bytes are the weights.
+        """
         stored = flat(self.parts[""])
         for begin in range(0, len(stored), PIECE_BYTES):
-            piece = stored[begin : begin + PIECE_BYTES]
-            self.proof.stored(piece)
-            self.proof.weights(piece)
+            self.proof.weights(stored[begin : begin + PIECE_BYTES])
 
     def chunks(self, codec: ByteCodec) -> None:
         """Of compressed bytes.
@@ -100,11 +101,12 @@ def restore(
     restoring = Restoring(tensor, blob.parts(tensor), proof, clock, out, scratch)
     if isinstance(codec, RowCodec):
         restoring.rows(codec)
+        proof.check_stored(tensor)
     elif "" in tensor.parts:
         restoring.raw()
     else:
         restoring.chunks(codec)
-    proof.check(tensor)
+    proof.check_weights(tensor)
 
 
 def scratch_for(tensors: Iterable[Tensor]) -> Bytes:
