@@ -101,10 +101,11 @@ eval-image: $(STAMP)-$(ENGINE) $(STAMP)-image ## the image beside a native start
 	$(BIN)/python -m scripts.measure_image '$(VARIANT)' --model '$(MODEL)' --target '$(TARGET)' --image '$(IMAGE)'
 
 .PHONY: bench-blob
-bench-blob: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval $(STAMP)-zipnn ## codecs, reconstruction and loading of blobs: 22 GB of disk, 30 min
+bench-blob: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval $(STAMP)-zipnn ## codecs, reconstruction, loading, rounding: 22 GB of disk, half an hour
 	$(BIN)/python -m scripts.measure_codecs
 	$(BIN)/python -m scripts.measure_reconstruct
 	$(BIN)/python -m scripts.measure_load
+	$(BIN)/python -m scripts.measure_rounding
 
 .PHONY: test
 test: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-image $(STAMP)-zipnn ## the whole suite, real vLLM included

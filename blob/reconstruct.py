@@ -10,6 +10,7 @@ First touch of a page costs thrice what a copy does: buffers are used again, by 
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ from blob.errors import BlobError
 from blob.layout import stored_name
 from blob.manifest import Tensor
 from blob.numpy_types import NUMPY
-from blob.proof import Clock, Proof, differs, in_order
+from blob.proof import VERIFY, Clock, Proof, differs, in_order
 from blob.restore import Bytes, flat, restore
 
 # What a disk is asked for before it is needed.
@@ -179,10 +180,11 @@ def _given_back(blob: Blob, tensor: Tensor, clock: Clock, buffers: Buffers) -> L
 
 
 def _as_stored(blob: Blob, tensor: Tensor, clock: Clock) -> list[Loaded]:
-    parts, proof = blob.parts(tensor), Proof(clock)
+    parts, proof, at = blob.parts(tensor), Proof(), time.perf_counter()
     for key in in_order(parts):
         # These are what is handed over, so SHA-256 proves them.
         proof.weights(flat(parts[key]))
+    clock.lap(VERIFY, at)
     if proof.sha256 != tensor.stored_sha256:
         raise differs(tensor.name, "stored bytes: sha256", tensor.stored_sha256, proof.sha256)
     return [

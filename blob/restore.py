@@ -4,6 +4,7 @@ A piece is decoded, hashed and left: it stays in the core's second-level cache f
 anybody needs it. ``out`` takes the whole tensor; without it a piece takes the place of the last.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,13 @@ from blob.blob import Blob
 from blob.codecs import ByteCodec, Parts, RowCodec
 from blob.errors import Damaged
 from blob.manifest import Tensor
-from blob.proof import DECODE, Clock, Proof, in_order
+from blob.proof import DECODE, VERIFY, Clock, Proof, in_order
 from blob.registry import codec_of
 from blob.rows import of_rows, pieces, sliced
 
 Bytes = NDArray[np.uint8]
 
-PIECE_BYTES = 256 * 1024
+PIECE_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True)
@@ -40,46 +41,49 @@ class Restoring:
         rows, cols = self.tensor.rows_and_cols
         rowwise = of_rows(codec, self.parts, cols)
         *small, largest = in_order(self.parts)
-        if largest not in rowwise:
-            # A matrix smaller than its constants.
-            small, largest = [*small, largest], ""
+        at = time.perf_counter()
         for key in small:
             self.proof.stored(flat(self.parts[key]))
         for some in pieces(rows, cols, PIECE_BYTES // 2):
             piece = self._place(some.start * cols * 2, some.stop * cols * 2)
-            with self.clock.phase(DECODE):
-                codec.decode(sliced(rowwise, some), piece.view(np.uint16).reshape(-1, cols))
-            if largest:
-                self.proof.stored(flat(self.parts[largest][some]))
+            at = self.clock.lap(VERIFY, at)
+            codec.decode(sliced(rowwise, some), piece.view(np.uint16).reshape(-1, cols))
+            at = self.clock.lap(DECODE, at)
+            self.proof.stored(flat(self.parts[largest][some]))
             self.proof.weights(piece.data)
+        self.clock.lap(VERIFY, at)
 
     def raw(self) -> None:
         """Of what is stored as it is: there is nothing to decode, and nothing is copied.
 
         One digest says it all here: the stored bytes are the weights.
         """
-        stored = flat(self.parts[""])
+        at, stored = time.perf_counter(), flat(self.parts[""])
         for begin in range(0, len(stored), PIECE_BYTES):
             self.proof.weights(stored[begin : begin + PIECE_BYTES])
+        self.clock.lap(VERIFY, at)
 
     def chunks(self, codec: ByteCodec) -> None:
         """Of compressed bytes.
 
         :raises Damaged: a chunk cannot be decoded.
         """
+        at = time.perf_counter()
         # Before decoding: a C library is not to see what nobody wrote.
         for key in in_order(self.parts):
             self.proof.stored(flat(self.parts[key]))
         self.proof.check_stored(self.tensor)
         for index, begin in enumerate(range(0, self.tensor.size, codec.chunk)):
             piece = self._place(begin, min(begin + codec.chunk, self.tensor.size))
+            at = self.clock.lap(VERIFY, at)
             try:
-                with self.clock.phase(DECODE):
-                    codec.decode(self.parts, index, piece.data)
+                codec.decode(self.parts, index, piece.data)
             except ValueError as error:
                 raise Damaged(self.tensor.name, f"chunk {index}: {error}") from error
+            at = self.clock.lap(DECODE, at)
             for start in range(0, piece.nbytes, PIECE_BYTES):
                 self.proof.weights(piece[start : start + PIECE_BYTES].data)
+        self.clock.lap(VERIFY, at)
 
     def _place(self, begin: int, end: int) -> Bytes:
         if self.out is not None:
@@ -97,7 +101,7 @@ def restore(
     :raises Damaged: it is not what was written.
     """
     codec = codec_of(tensor.codec, tensor.params, tensor.name)
-    proof = Proof(clock)
+    proof = Proof()
     restoring = Restoring(tensor, blob.parts(tensor), proof, clock, out, scratch)
     if isinstance(codec, RowCodec):
         restoring.rows(codec)

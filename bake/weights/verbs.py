@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bake.errors import BakeError
-from bake.progress import bar
+from bake.progress import Timer, bar
+from bake.progress import shown as progress_of_phases
 from blob import manifest
 from blob.recipe import GROUPS, Targets
 from blob.registry import CODECS
@@ -214,7 +215,8 @@ def _shard(parsed: argparse.Namespace) -> int:
     out = (parsed.out or settings.blob_root / f"{plan.model.name}-tp{parsed.tp}").absolute()
     store = _store(parsed, settings).root
     worker = Worker(Path(sys.executable), plan.command.env)
-    made = shard(plan.model, parsed.tp, parsed.codec, out, store, worker)
+    with progress_of_phases() as shown, Timer(shown).phase(f"slice for {parsed.tp} ranks"):
+        made = shard(plan.model, parsed.tp, parsed.codec, out, store, worker)
     if parsed.json:
         print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))
         return 0
