@@ -137,7 +137,8 @@ def check_parts(tensor: Tensor) -> None:
     rows, cols = tensor.rows_and_cols
     found = {key: (part.dtype, tuple(part.shape)) for key, part in tensor.parts.items()}
     if isinstance(codec, RowCodec):
-        if tensor.dtype != "BF16" or not tensor.shape or cols % codec.block:
+        # A matrix without columns has rows that nothing could be decoded to.
+        if tensor.dtype != "BF16" or not tensor.shape or not cols or cols % codec.block:
             shape = f"{tensor.dtype} {tensor.shape}"
             raise BlobError(f"{tensor.name}: {codec.name} does not hold {shape}")
         wanted = {key: (part.dtype, part.shape) for key, part in codec.parts(rows, cols).items()}

@@ -56,7 +56,7 @@ class Recipe:
         :raises BlobError: a group for a codec that takes none.
         """
         if self.codec in GROUPS:
-            return {"group": self.group or GROUPS[self.codec]}
+            return {"group": GROUPS[self.codec] if self.group is None else self.group}
         if self.group is not None:
             raise BlobError(f"codec {self.codec} takes no group", f"with: {', '.join(GROUPS)}")
         return {}
@@ -95,10 +95,9 @@ def choose(name: str, shape: Sequence[int], dtype: str, recipe: Recipe) -> Choic
         return _lossless(wanted, dtype)
     if not _meant(name, shape, dtype, recipe.targets):
         return Choice(codec_of("raw", {}, name))
-    columns, rows = shape[-1], shape[-2]
-    if wanted.name == "int4" and rows % INT4_ROWS:
-        why = f"{rows} rows are no multiple of {INT4_ROWS}, which vLLM's kernel asks for: raw"
-        return Choice(codec_of("raw", {}, name), {}, why)
+    columns = shape[-1]
+    if wanted.name == "int4" and (why := _not_int4(shape)):
+        return Choice(codec_of("raw", {}, name), {}, f"{why}: raw")
     if columns % wanted.block == 0:
         return Choice(wanted, recipe.params())
     why = f"{columns} columns are no multiple of {wanted.block}"
@@ -107,6 +106,15 @@ def choose(name: str, shape: Sequence[int], dtype: str, recipe: Recipe) -> Choic
         if isinstance(codec, RowCodec) and columns % codec.block == 0:
             return Choice(codec, {}, f"{why}: {other}")
     return Choice(codec_of("raw", {}, name), {}, f"{why}: raw")
+
+
+def _not_int4(shape: Sequence[int]) -> str:
+    """Why vLLM could not take a matrix packed; empty when it can."""
+    if len(shape) > 2:
+        return "vLLM takes fused experts packed in another layout"
+    if shape[0] % INT4_ROWS:
+        return f"{shape[0]} rows are no multiple of {INT4_ROWS}, which its kernel asks for"
+    return ""
 
 
 def _lossless(codec: ByteCodec, dtype: str) -> Choice:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,8 @@ from blob.numpy_types import NUMPY
 from blob.proof import VERIFY, Clock, Proof, differs, in_order
 from blob.restore import Bytes, flat, restore
 
+# Most that is decoded ahead of the consumer, unless one tensor alone is larger.
+HELD_BYTES = 2**30
 # What a disk is asked for before it is needed.
 AHEAD_BYTES = 64 * 2**20
 # What stock vLLM takes as it is stored.
@@ -101,27 +103,34 @@ class Stream:
 
         :raises Damaged: one is not what was written; it is named and not given.
         """
-        todo, ahead = iter(self._tensors), iter(self._tensors)
+        todo, ahead = deque(self._tensors), iter(self._tensors)
+        waiting: deque[tuple[Future[list[Loaded]], int]] = deque()
         asked = 0
-        waiting: deque[Future[list[Loaded]]] = deque()
         with ThreadPoolExecutor(self._threads, "preheat-blob") as pool:
             try:
-                while True:
-                    # One at work for each thread and one done, so that none waits for a large one
-                    # nor for the consumer; measured, as four times as many took no less time.
-                    while len(waiting) <= 2 * self._threads and (tensor := next(todo, None)):
+                while todo or waiting:
+                    while todo and self._room(todo[0], [size for _, size in waiting]):
+                        tensor = todo.popleft()
                         asked -= tensor.stored_size
                         while asked < AHEAD_BYTES and (coming := next(ahead, None)):
                             self._blob.ask_for(coming)
                             asked += coming.stored_size
-                        waiting.append(pool.submit(self._load, tensor))
-                    if not waiting:
-                        return
+                        waiting.append((pool.submit(self._load, tensor), tensor.size))
                     # By no name: it would keep the buffer while the consumer is at work.
-                    yield from waiting.popleft().result()
+                    yield from waiting.popleft()[0].result()
             finally:
-                for future in waiting:
+                for future, _ in waiting:
                     future.cancel()
+
+    def _room(self, tensor: Tensor, sizes: Sequence[int]) -> bool:
+        """Whether ``tensor`` may be begun while tensors of ``sizes`` are on their way.
+
+        One at work for each thread and one done, so that none waits for a large one, nor for the
+        consumer; four times as many took no less time.
+        """
+        if not sizes:
+            return True
+        return len(sizes) <= 2 * self._threads and sum(sizes) + tensor.size <= HELD_BYTES
 
     def _load(self, tensor: Tensor) -> list[Loaded]:
         clock = Clock()
@@ -133,7 +142,9 @@ class Stream:
             self.bytes_stored += tensor.stored_size
             self.bytes_out += sum(one.array.nbytes for one in loaded)
             for phase, seconds in clock.seconds.items():
-                self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+                # A phase that nothing went through is left out.
+                if seconds:
+                    self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         return loaded
 
 

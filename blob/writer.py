@@ -38,6 +38,8 @@ from blob.store import Kept, Store
 # What the bytes of a codec could depend on.
 ENCODERS = ("preheat", "numpy", "numba", "llvmlite", "zipnn", "safetensors")
 LARGEST_HALF = 65504
+# Of a BF16 that is infinite or no number.
+EXPONENT = np.uint16(0x7F80)
 LAYER = re.compile(r"^(.*?\.\d+)\.")
 # safetensors' Python side has its own words for types.
 LIBRARY: Mapping[str, str] = {
@@ -257,7 +259,7 @@ def _kept(codec: ByteCodec, plain: Plain) -> tuple[Parts, str]:
 
 def _quantized(codec: RowCodec, plain: Plain) -> tuple[Parts, str]:
     cols = plain.array.shape[-1] if plain.array.ndim else 1
-    if plain.array.ndim < 2 or cols % codec.block:
+    if plain.array.ndim < 2 or not cols or cols % codec.block:
         why = f"{codec.name} takes matrices with columns in multiples of {codec.block}"
         raise BlobError(f"{plain.name}: {why}, got shape {list(plain.array.shape)}")
     matrix = plain.array.reshape(prod(plain.array.shape[:-1]), cols)
@@ -275,7 +277,7 @@ def _quantized(codec: RowCodec, plain: Plain) -> tuple[Parts, str]:
         codec.encode(values, stored)
         codec.decode(stored, back)
         digest.update(flat(back))
-        if lost := _lost(values, back):
+        if lost := _lost(values, back) or _not_given_back(back):
             place = f"{values[lost]} at [{some.start + lost[0]}, {lost[1]}]"
             raise BlobError(f"{plain.name}: {place}: too large for the scales of {codec.name}")
     return parts, digest.hexdigest()
@@ -296,6 +298,15 @@ def as_floats(array: NDArray[Any], dtype: str) -> Floats:
 def _not_finite(name: str, values: Floats, first_row: int) -> str:
     row, column = (int(place[0]) for place in np.nonzero(~np.isfinite(values)))
     return f"{name}: {values[row, column]} at [{first_row + row}, {column}]: cannot be quantized"
+
+
+def _not_given_back(back: Bfloats) -> tuple[int, int] | None:
+    """Where what comes back is infinite or no number: a scale, or a minimum, overflowed."""
+    wrong = (back & EXPONENT) == EXPONENT
+    if not wrong.any():
+        return None
+    row, column = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    return int(row), int(column)
 
 
 def _lost(values: Floats, back: Bfloats) -> tuple[int, int] | None:

@@ -115,3 +115,17 @@ def test_a_group_that_cannot_be_is_told(group):
 def test_an_unknown_codec_is_told_with_those_there_are():
     with pytest.raises(BlobError, match=r"unknown codec 'int6'\nhint: known: raw, zipnn, int4"):
         check(Recipe("int6"))
+
+
+def test_fused_experts_are_not_packed_as_int4_which_vllm_could_not_take():
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    choice = choose(name, (4, 64, 64), "BF16", Recipe("int4", targets="linears"))
+    assert choice.codec.name == "raw"
+    assert "experts" in choice.why
+    assert choose(name, (4, 64, 256), "BF16", Recipe("int5")).codec.name == "int5"
+
+
+@pytest.mark.parametrize("group", [0, -32, 33])
+def test_a_group_that_is_none_is_refused_and_not_taken_for_the_default(group):
+    with pytest.raises(BlobError, match="group"):
+        check(Recipe("int5", group))

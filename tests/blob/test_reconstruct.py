@@ -272,3 +272,14 @@ def test_memory_that_there_is_not_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(Buffers, "take", none_left)
     with pytest.raises(BlobError, match=r"x\.weight: no memory for its 512 bytes"):
         given_back(tmp_path / "b")
+
+
+def test_what_is_decoded_ahead_is_bounded_by_bytes_on_any_number_of_threads(large, monkeypatch):
+    size = Blob.open(large).manifest.tensors[0].size
+    monkeypatch.setattr("blob.reconstruct.HELD_BYTES", 2 * size)
+    streamed = stream(Blob.open(large), 16)
+    for one in streamed:
+        del one
+        # Two on their way, and the one just given.
+        assert streamed.buffers.nbytes <= 3 * size
+    assert streamed.bytes_out == Blob.open(large).manifest.size

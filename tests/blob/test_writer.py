@@ -81,7 +81,7 @@ def test_what_is_kept_as_it_is_comes_back_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("codec", [c for c in blobs.CODECS if c not in ("raw", "zipnn")])
-@pytest.mark.parametrize("shape", [(0, 256), (1, 256), (0, 0), (3, 1, 256), (2, 0, 256)])
+@pytest.mark.parametrize("shape", [(0, 256), (1, 256), (3, 1, 256), (2, 0, 256)])
 def test_matrices_of_few_rows_or_none_are_quantized_too(tmp_path, codec, shape):
     made = blobs.packed(
         tmp_path / "blob", plains=[blobs.plain("x.weight", blobs.bfloats(*shape), codec=codec)]
@@ -89,6 +89,11 @@ def test_matrices_of_few_rows_or_none_are_quantized_too(tmp_path, codec, shape):
     assert [tuple(tensor.shape) for tensor in made.tensors] == [shape]
     assert len(given_back(tmp_path / "blob")["x.weight"]) == 2 * int(np.prod(shape))
     assert sound(tmp_path / "blob")
+
+
+def test_a_matrix_without_columns_is_for_no_codec_of_rows(tmp_path):
+    weights = blobs.plain("x.weight", blobs.bfloats(4, 0), codec="q8_0")
+    assert "q8_0 takes matrices with columns" in refused(tmp_path, weights)
 
 
 def test_the_smallest_matrix_whose_constants_are_larger_is_read_again(tmp_path):
@@ -245,3 +250,13 @@ def test_progress_ends_at_all_of_it(tmp_path):
     assert told[-1][0] == told[-1][1] == sum(plain.array.nbytes for plain in blobs.tensors())
     assert told == sorted(told)
     assert writer.silent(1, 2) is None
+
+
+@pytest.mark.parametrize("codec", ["q4_k", "q5_k"])
+def test_a_minimum_that_no_half_can_hold_is_refused_where_it_shows(tmp_path, codec):
+    row = np.zeros((1, 512), np.float32)
+    row[0, :256] = np.linspace(0, 1e7, 256)
+    row[0, 256:] = np.linspace(-5e6, 0, 256)
+    weights = blobs.plain("m.weight", row, "F32", codec)
+    with pytest.raises(BlobError, match=rf"m\.weight: .* at \[0, \d+\]: too large for .*{codec}"):
+        blobs.packed(tmp_path / "blob", plains=[weights])
