@@ -21,6 +21,7 @@ from serve.errors import ConfigError, nearest
 
 # A folder of one rank's slices, as the loader names it (``serve.plugin.ranks``).
 RANK = re.compile(r"^rank-0-of-([1-9]\d*)$")
+SLICES = re.compile(r"^(rank|drafter)-\d+-of-\d+$")
 # A header larger than this is refused by the safetensors library too.
 MAX_HEADER_BYTES = 100_000_000
 PREFIX = struct.Struct("<Q")
@@ -52,7 +53,7 @@ class Model:
     """A checkpoint or blob that was found sound, by its headers.
 
     ``path`` is absolute: vLLM hashes that string into its compile-cache key. ``weight_bytes`` are
-    those in memory: more than a blob takes on disk.
+    those in memory, of all ranks together: mostly more than a blob takes on disk.
     """
 
     name: str
@@ -163,11 +164,8 @@ def _packed(folder: Path) -> tuple[Packed, set[str], int] | None:
     """The blob in ``folder``, or the ranks that a blob was sliced into; none if it is neither."""
     if manifest.is_blob(folder):
         whole = manifest.read(folder)
-        # Shards are proven by who loads them; these, vLLM would take as they are.
-        for file in whole.files:
-            if fault := manifest.file_fault(folder, file):
-                raise ConfigError(f"{folder / file.path}: {fault}", "pack the model again")
-        return _told(whole), {tensor.name for tensor in whole.tensors}, whole.size
+        _check_files(folder, whole)
+        return _told(whole), {tensor.name for tensor in whole.tensors}, _in_memory(whole)
     worlds = [int(found[1]) for path in folder.iterdir() if (found := RANK.match(path.name))]
     if not worlds:
         return None
@@ -177,11 +175,34 @@ def _packed(folder: Path) -> tuple[Packed, set[str], int] | None:
         )
     world = worlds[0]
     ranks = [manifest.read(folder / f"rank-{rank}-of-{world}") for rank in range(world)]
-    stored = sum(rank.stored_size for rank in ranks)
-    drafter = manifest.is_blob(folder / f"drafter-0-of-{world}")
+    drafters = [
+        manifest.read(path)
+        for rank in range(world)
+        if manifest.is_blob(path := folder / f"drafter-{rank}-of-{world}")
+    ]
+    every = [*ranks, *drafters]
+    told = replace(_told(ranks[0]), stored_bytes=sum(m.stored_size for m in every), world=world)
     # Slices have vLLM's names for parameters: a drafter is a folder of its own.
-    names = {"mtp."} if drafter else set()
-    return replace(_told(ranks[0]), stored_bytes=stored, world=world), names, ranks[0].size
+    names = {"mtp."} if drafters else set()
+    return told, names, sum(_in_memory(m) for m in every)
+
+
+def _check_files(folder: Path, whole: Manifest) -> None:
+    """Shards are proven by who loads them; config and tokenizer, vLLM would take as they are."""
+    for file in whole.files:
+        if fault := manifest.file_fault(folder, file):
+            raise ConfigError(f"{folder / file.path}: {fault}", "pack the model again")
+    listed = {file.path.partition("/")[0] for file in whole.everything} | {manifest.NAME}
+    for path in sorted(folder.iterdir()):
+        if path.name not in listed and not SLICES.match(path.name):
+            raise ConfigError(
+                f"{path}: is not in the blob's manifest, and vLLM might read it", "move it away"
+            )
+
+
+def _in_memory(of: Manifest) -> int:
+    """Bytes of the weights once they are loaded: INT4 stays packed."""
+    return sum(t.stored_size if t.codec == "int4" else t.size for t in of.tensors)
 
 
 def _told(of: Manifest) -> Packed:

@@ -32,7 +32,13 @@ BIND_HINTS: dict[int | None, str] = {
 
 def needed_bytes(model: Model, target: Target) -> int:
     """Least memory to start: weights, KV cache, and what the target says its processes take."""
-    return model.weight_bytes + (target.kv_cache_mib or 0) * MIB + int(target.reserve_gib * GIB)
+    # Ranks share a machine's memory; each has a GPU of its own.
+    ranks = model.blob.world if model.blob and target.device == "cuda" else 1
+    return (
+        model.weight_bytes // ranks
+        + (target.kv_cache_mib or 0) * MIB
+        + int(target.reserve_gib * GIB)
+    )
 
 
 def check_memory(needed: int, free: int, what: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from blob.codecs.int4 import Int4
 from blob.codecs.raw import Raw
 from blob.errors import BlobError
 from blob.manifest import NAME, Rank
@@ -17,6 +18,7 @@ from serve.command import build
 from serve.errors import ConfigError
 from serve.model import Model, find_model, load_model
 from serve.plan import Plan
+from serve.preflight import needed_bytes
 from tests.serve.test_command import GPU, PLACE, after, variant
 
 CONFIG = b'{"architectures": ["Qwen3_5ForCausalLM"]}'
@@ -71,7 +73,7 @@ def test_a_checkpoint_is_loaded_as_ever() -> None:
 def test_slices_ask_for_as_many_ranks(tmp_path: Path) -> None:
     model = loaded(sliced(tmp_path / "m", 2))
     assert model.blob is not None
-    assert (model.blob.world, model.weight_bytes, model.blob.stored_bytes) == (2, 32, 64)
+    assert (model.blob.world, model.weight_bytes, model.blob.stored_bytes) == (2, 64, 64)
     assert not model.has_mtp
     command = build(variant(), model, GPU, PLACE)
     assert after(command, "--tensor-parallel-size") == ["2"]
@@ -106,6 +108,28 @@ def test_a_file_beside_the_weights_that_changed_is_refused(tmp_path: Path, name:
     path.write_bytes(raw.replace(b"{", b"{ ", 1))
     with pytest.raises(ConfigError, match=f"{name}: expected .* bytes, got"):
         loaded(folder)
+
+
+def test_a_file_that_nobody_listed_is_refused_as_vllm_might_read_it(tmp_path: Path) -> None:
+    folder = packed(tmp_path / "m", "model.a")
+    (folder / "added_tokens.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"added_tokens\.json: is not in the blob's manifest"):
+        loaded(folder)
+
+
+def test_int4_stays_packed_in_memory(tmp_path: Path) -> None:
+    weights = Plain("m.weight", "F32", np.ones((32, 64), np.float32), Choice(Int4()))
+    files = {"config.json": CONFIG, "tokenizer.json": b"{}"}
+    about = About(Recipe("int4").describe(), files=files)
+    made = write(tmp_path / "m", [weights], Store(tmp_path / "store"), about)
+    assert loaded(tmp_path / "m").weight_bytes == made.stored_size < made.size
+
+
+def test_each_rank_of_a_gpu_needs_room_for_its_own_slices_only(tmp_path: Path) -> None:
+    model = loaded(sliced(tmp_path / "m", 2))
+    on_gpu = needed_bytes(model, GPU)
+    cpu = GPU.model_copy(update={"device": "cpu"})
+    assert needed_bytes(model, cpu) - on_gpu == 32
 
 
 def test_a_damaged_manifest_is_refused_before_anything_starts(tmp_path: Path) -> None:
