@@ -1,7 +1,8 @@
 """A content-addressed store beside blobs: equal files of any number of blobs take their bytes once.
 
     <store>/<2 hex>/<62 hex>    a file, named by its SHA-256; blobs hold hard links to it
-    <store>/lock                shared while a blob is written, exclusive while unused files go
+    <store>/lock                shared while a blob is written, exclusive while unused files go;
+                                what it holds says that this is a store: no other is touched
 
 A file gets its name when all of it is on the disk, and is read again before it is shared: links of
 it are the same bytes, and what became of them in one blob would else be what all later ones get.
@@ -13,8 +14,11 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +27,12 @@ from blob.errors import BlobError
 from blob.files import opened, sync
 
 CHUNK_BYTES = 2**20
+LOCK = "lock"
+MARK = b"preheat blob store 1\n"
+# What writers make in a store; whatever else stands there is somebody else's.
+FOLDER = re.compile(r"[0-9a-f]{2}")
+ARRIVING = ".arriving-"
+OURS = re.compile(r"[0-9a-f]{62}|\.arriving-.+")
 SEALED = 0o444
 # Another file system, one without links, or as many as there can be.
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK)
@@ -45,8 +55,10 @@ class Store:
     def put(self, raw: memoryview | bytes) -> Kept:
         """Keep ``raw``.
 
-        :raises BlobError: it cannot be written, as on a full disk; nothing of it stays.
+        :raises BlobError: it cannot be written, as on a full disk; nothing of it stays. Or the
+            store is a folder of somebody else's.
         """
+        self._claim()
         kept = Kept(hashlib.sha256(raw).hexdigest(), len(raw))
         if not self._holds(kept):
             with self._arriving(kept) as file:
@@ -87,39 +99,93 @@ class Store:
     def adopt(self, kept: Kept, path: Path) -> None:
         """Share a file whose digest was checked: keep it, or link it to what is kept already.
 
-        :raises BlobError: as ``link``.
+        Whoever links at the same time finds the one or the other, never none.
+
+        :raises BlobError: as ``link`` and ``put``.
         """
+        self._claim()
         source = self._path(kept.sha256)
         try:
             source.parent.mkdir(parents=True, exist_ok=True)
             if self._holds(kept):
-                path.unlink()
-                self.link(kept, path)
-                return
-            with contextlib.suppress(FileExistsError):
-                # Another put it there just now; then this one stays by itself.
-                source.unlink(missing_ok=True)
-                os.link(path, source)
+                _replace_by_link(source, path)
+            elif os.path.lexists(source):
+                _replace_by_link(path, source)
+            else:
+                with contextlib.suppress(FileExistsError):
+                    # Another put it there just now; then this one stays by itself.
+                    os.link(path, source)
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise BlobError(f"{path}: cannot be shared: {error.strerror}") from error
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Nothing is swept meanwhile."""
+        """Nothing is swept meanwhile.
+
+        :raises BlobError: there can be no store, or the folder is somebody else's.
+        """
+        self._claim()
         with self._locked(fcntl.LOCK_SH):
             yield
 
     def sweep(self) -> int:
-        """Remove what no blob links to, and what writers left that were killed; tells the bytes."""
+        """Remove what no blob links to, and what writers left that were killed; tells the bytes.
+
+        :raises BlobError: no store, or one from which nothing can be removed.
+        """
+        if not self._marked():
+            raise _foreign(self.root)
         freed = 0
         with self._locked(fcntl.LOCK_EX):
-            for path in self.root.glob("??/*"):
-                status = path.lstat()
-                if status.st_nlink == 1:
-                    freed += status.st_size
-                    path.unlink()
+            try:
+                for path in self._files():
+                    status = path.lstat()
+                    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                        path.unlink()
+                        freed += status.st_size
+            except OSError as error:
+                where = error.filename or self.root
+                raise BlobError(f"{where}: cannot be swept: {error.strerror}") from error
         return freed
+
+    def _files(self) -> Iterator[Path]:
+        for folder in sorted(self.root.iterdir()):
+            if FOLDER.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+                yield from (path for path in folder.iterdir() if OURS.fullmatch(path.name))
+
+    def _marked(self) -> bool:
+        """Whether the folder says that it is a store."""
+        try:
+            with opened(self.root / LOCK) as file:
+                return file.read(len(MARK) + 1) == MARK
+        except OSError:
+            return False
+
+    def _claim(self) -> None:
+        """Make a store of an empty folder, or of none; two at once write the same."""
+        if self._marked():
+            return
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            # Listed before the mark is looked for again: who puts a file here, marks first.
+            others = any(path.name != LOCK for path in self.root.iterdir())
+            if self._marked():
+                return
+            if others:
+                raise _foreign(self.root)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(self.root / LOCK, flags, 0o644)
+            try:
+                # A writer that was killed here, or a disk that was full, left a part of it.
+                if not MARK.startswith(os.pread(descriptor, len(MARK) + 1, 0)):
+                    raise _foreign(self.root)
+                os.pwrite(descriptor, MARK, 0)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise BlobError(f"{self.root}: no store: {error.strerror}") from error
 
     def _holds(self, kept: Kept) -> bool:
         """Whether the file is there and is what its name says: a damaged one is no file of ours."""
@@ -137,9 +203,7 @@ class Store:
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(self.root / "lock", flags, 0o644)
+            descriptor = os.open(self.root / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             raise BlobError(f"{self.root}: no store: {error.strerror}") from error
         try:
@@ -155,7 +219,7 @@ class Store:
         damaged = os.path.lexists(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=".arriving-", dir=path.parent)
+            descriptor, name = tempfile.mkstemp(prefix=ARRIVING, dir=path.parent)
         except OSError as error:
             raise BlobError(f"{path.parent}: cannot be written: {error.strerror}") from error
         try:
@@ -178,6 +242,27 @@ class Store:
             raise
         finally:
             os.close(descriptor)
+
+
+def _foreign(root: Path) -> BlobError:
+    what = f"{root}: no store: there is no {LOCK} of ours in it"
+    return BlobError(what, "choose another folder with --store")
+
+
+def _replace_by_link(source: Path, path: Path) -> None:
+    """Let ``path`` be a link to ``source``, at no time missing.
+
+    :raises OSError: it cannot be; ``path`` is what it was.
+    """
+    # Where a sweep finds it, if it stays in a store.
+    beside = path.with_name(f"{ARRIVING}{os.getpid()}-{threading.get_ident()}")
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(source, beside)
+        beside.replace(path)
+    finally:
+        # Links of one file: renaming one to the other does nothing.
+        beside.unlink(missing_ok=True)
 
 
 def _name(file: Path, path: Path) -> None:

@@ -5,18 +5,25 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from blob.errors import BlobError
-from blob.store import Store
+from blob.store import Kept, Store
 from tests.blob.blobs import content, names
 
 
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "store")
+
+
+def held(root):
+    """All that a store keeps: what its lock holds is no file of a blob."""
+    return {name: raw for name, raw in content(root).items() if name != "lock"}
 
 
 def path_of(store, kept):
@@ -26,14 +33,14 @@ def path_of(store, kept):
 def test_a_file_is_named_by_what_it_holds_and_can_be_read_only(store):
     kept = store.put(b"abc")
     assert kept.sha256 == hashlib.sha256(b"abc").hexdigest()
-    assert content(store.root) == {f"{kept.sha256[:2]}/{kept.sha256[2:]}": b"abc"}
+    assert held(store.root) == {f"{kept.sha256[:2]}/{kept.sha256[2:]}": b"abc"}
     assert path_of(store, kept).stat().st_mode & 0o777 == 0o444
 
 
 def test_equal_files_are_one_whoever_brings_them(store, tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert store.put(b"abc") == store.put_file(tmp_path / "x") == store.put(memoryview(b"abc"))
-    assert len(content(store.root)) == 1
+    assert len(held(store.root)) == 1
 
 
 def test_nothing_and_much_can_be_kept(store):
@@ -122,7 +129,7 @@ def test_many_at_once_end_with_one_file_each_that_all_share(store, tmp_path):
     with ThreadPoolExecutor(8) as pool:
         kept = list(pool.map(put, range(len(raws))))
     assert len(set(kept)) == 8
-    assert sorted(content(store.root).values()) == sorted(set(raws))
+    assert sorted(held(store.root).values()) == sorted(set(raws))
 
 
 def test_a_sweep_takes_what_no_blob_links_to_and_what_killed_writers_left(store, tmp_path):
@@ -131,7 +138,7 @@ def test_a_sweep_takes_what_no_blob_links_to_and_what_killed_writers_left(store,
     left = path_of(store, used).with_name(".arriving-x")
     left.write_bytes(b"half")
     assert store.sweep() == len(b"unused") + len(b"half")
-    assert set(content(store.root).values()) == {b"used", b""}
+    assert set(held(store.root).values()) == {b"used"}
     assert not path_of(store, unused).exists()
     assert store.sweep() == 0
 
@@ -170,8 +177,105 @@ def test_a_file_for_a_store_is_told(tmp_path):
     store = Store(tmp_path / "store")
     with pytest.raises(BlobError, match="no store: "), store.in_use():
         pass
-    with pytest.raises(BlobError, match="cannot be written: "):
+    with pytest.raises(BlobError, match="no store: File exists"):
         store.put(b"abc")
+
+
+def repository(folder):
+    """What a store's files could be taken for: loose objects of git, and one of 62 digits."""
+    made = ("ab/" + "1" * 38, "ab/" + "2" * 62, "pack/x.pack", "cd/.arriving-1", "xy/" + "3" * 62)
+    for name in made:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"somebody's")
+    return folder
+
+
+@pytest.mark.parametrize("lock", [None, b"", b"1234\n"])
+def test_a_folder_of_somebody_elses_is_no_store_and_nothing_in_it_changes(tmp_path, lock):
+    folder = repository(tmp_path / "objects")
+    if lock is not None:
+        (folder / "lock").write_bytes(lock)
+    (tmp_path / "x").write_bytes(b"abc")
+    store, before = Store(folder), content(tmp_path)
+    for use in (
+        store.sweep,
+        lambda: store.put(b"abc"),
+        lambda: store.adopt(Kept(hashlib.sha256(b"abc").hexdigest(), 3), tmp_path / "x"),
+        lambda: store.in_use().__enter__(),
+    ):
+        with pytest.raises(BlobError, match=r"objects: no store: .*\nhint: choose another"):
+            use()
+        assert content(tmp_path) == before
+
+
+def test_a_sweep_takes_only_what_writers_of_a_store_make(store):
+    unused = store.put(b"unused")
+    repository(store.root)
+    (store.root / "ab" / ("4" * 62)).mkdir()
+    (store.root / "ef").symlink_to("xy")
+    store.sweep()
+    assert not path_of(store, unused).exists()
+    stay = ["ab/" + "1" * 38, "lock", "pack/x.pack", "xy/" + "3" * 62]
+    assert sorted(content(store.root)) == stay
+
+
+def test_a_folder_that_is_no_store_is_not_made_one_by_a_sweep(tmp_path):
+    for folder in (tmp_path / "empty", tmp_path / "nowhere"):
+        with pytest.raises(BlobError, match="no store: "):
+            Store(folder).sweep()
+        (tmp_path / "empty").mkdir(exist_ok=True)
+    assert names(tmp_path) == ["empty"]
+
+
+def test_an_empty_folder_becomes_a_store_though_a_writer_was_killed_there(store):
+    store.root.mkdir()
+    for part in (b"", b"preheat b"):
+        (store.root / "lock").write_bytes(part)
+        with store.in_use():
+            assert (store.root / "lock").read_bytes() == b"preheat blob store 1\n"
+
+
+def test_what_cannot_be_swept_is_told(store, monkeypatch):
+    store.put(b"abc")
+
+    def refused(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(BlobError, match="cannot be swept: Permission denied"):
+        store.sweep()
+
+
+@pytest.mark.parametrize("damage", [None, b"abd"])
+def test_what_is_adopted_is_at_no_time_missing(store, tmp_path, damage):
+    """Neither in the blob nor in the store, whoever links to it meanwhile."""
+    kept = store.put(b"abc")
+    ends, missed = threading.Event(), []
+
+    def look():
+        while not ends.is_set():
+            missed.extend(p for p in (path_of(store, kept), tmp_path / "a") if not p.exists())
+
+    (tmp_path / "a").write_bytes(b"abc")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(look)
+        for _ in range(200):
+            if damage:
+                replaced(path_of(store, kept), damage)
+            else:
+                replaced(tmp_path / "a", b"abc")
+            store.adopt(kept, tmp_path / "a")
+            store.adopt(kept, tmp_path / "a")
+        ends.set()
+    assert missed == []
+    assert held(store.root) == {f"{kept.sha256[:2]}/{kept.sha256[2:]}": b"abc"}
+    assert names(tmp_path) == ["a", "store"]
+
+
+def replaced(path, raw):
+    beside = path.with_name("beside")
+    beside.write_bytes(raw)
+    beside.replace(path)
 
 
 @pytest.fixture
@@ -219,7 +323,7 @@ def test_a_full_disk_is_told_and_nothing_half_written_stays(tmp_path, other_disk
     ):
         with pytest.raises(BlobError, match=r"No space left on device\nhint: make room"):
             put()
-        assert content(other_disk) == {f"{kept.sha256[:2]}/{kept.sha256[2:]}": b"abc"}
+        assert held(other_disk) == {f"{kept.sha256[:2]}/{kept.sha256[2:]}": b"abc"}
 
 
 def test_a_read_only_disk_is_told(other_disk):
