@@ -7,15 +7,12 @@ its fallbacks, and the choice says why; what is no linear layer stays as it is.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from blob.codecs import ByteCodec, RowCodec
 from blob.errors import BlobError
-from blob.registry import CODECS, codec_of
+from blob.names import CODECS, GROUPS, Targets
+from blob.registry import codec_of
 
-Targets = Literal["mlp", "linears", "all"]
-# Group size that a codec takes when none is said; codecs that take none are not here.
-GROUPS: Mapping[str, int] = {"int4": 32, "int5": 128}
 # llama.cpp's way with rows that are no multiple of 256: the codec of blocks of 32.
 FALLBACK: Mapping[str, Sequence[str]] = {
     "q4_k": ("q8_0",),

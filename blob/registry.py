@@ -11,18 +11,7 @@ from typing import Any
 
 from blob.codecs import ByteCodec, RowCodec
 from blob.errors import BlobError
-
-# Name → class in the module of that name.
-CODECS: Mapping[str, str] = {
-    "raw": "Raw",
-    "zipnn": "ZipNN",
-    "int4": "Int4",
-    "int5": "Int5",
-    "q8_0": "Q8_0",
-    "q4_k": "Q4_K",
-    "q5_k": "Q5_K",
-    "q6_k": "Q6_K",
-}
+from blob.names import CODECS
 
 
 def codec_of(name: str, params: Mapping[str, int], where: str) -> "RowCodec | ByteCodec":

@@ -28,7 +28,8 @@ from rich.progress import track
 from rich.table import Table
 
 from blob.codecs import Bfloats, ByteCodec, Floats, RowCodec, bfloat16
-from blob.registry import CODECS, codec_of
+from blob.names import CODECS
+from blob.registry import codec_of
 from experiments.record import Record, add, now, this_machine
 from scripts.codec_peers import GGML, compressed_decode, ggml_encode, integers_of
 from scripts.starts import DEADLINE_SECONDS, NotMeasured, cpu_times

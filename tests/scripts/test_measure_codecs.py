@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blob.registry import CODECS
+from blob.names import CODECS
 from scripts import measure_codecs
 from tests.blob.codecs import compressed
 
