@@ -15,7 +15,7 @@ from bake.progress import bar
 from bake.progress import shown as progress_of_phases
 from bake.weights import verbs as weights
 from serve import __version__, baked
-from serve.cli import run_verb
+from serve.cli import positive, run_verb
 from serve.errors import ConfigError
 from serve.model import find_model
 from serve.settings import Settings, read_settings
@@ -38,7 +38,8 @@ EXAMPLES = """examples:
 Roots lie in PREHEAT_BAKED_ROOT/<target>/<model>/<variant>, blobs in PREHEAT_BLOB_ROOT/<name>.
 Exit status 0 done, 1 failed, 2 usage or configuration.
 """
-INSTALL = "pip install 'preheat[bake]'"
+# What brings a package that is missing; all others come with "bake".
+EXTRAS = dict.fromkeys(("blake3", "llvmlite", "numba", "numpy", "safetensors"), "blob")
 ARCHIVE = Path("cache_import.tar.zst")
 
 
@@ -47,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run_verb(parser().parse_args(arguments))
     except ModuleNotFoundError as error:
-        print(f"preheat: {error.name} is not installed\nhint: {INSTALL}", file=sys.stderr)
+        extra = EXTRAS.get((error.name or "").split(".")[0], "bake")
+        hint = f"pip install 'preheat[{extra}]'"
+        print(f"preheat: {error.name} is not installed\nhint: {hint}", file=sys.stderr)
         return 1
 
 
@@ -212,7 +215,7 @@ def _export(parsed: argparse.Namespace) -> int:
 def _import_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("file", type=Path, metavar="FILE", help="made by cache-export")
     verb.add_argument("--force", action="store_true", help="replace roots that are there")
-    verb.add_argument("--max-bytes", type=_positive, help="most that it may unpack to (64 GiB)")
+    verb.add_argument("--max-bytes", type=positive, help="most that it may unpack to (64 GiB)")
 
 
 def _import(parsed: argparse.Namespace) -> int:
@@ -261,12 +264,6 @@ def _sign(parsed: argparse.Namespace) -> int:
     name = sign(parsed.root, parsed.key)
     print(json.dumps({"root": str(parsed.root), "key": name}) if parsed.json else f"signed: {name}")
     return 0
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,17 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What is shipped: ``depth`` folders of a name are its root. ``check_place`` stops where a root
+    may not go, ``check`` stops when what became of its ``R.part`` is not what it should be.
+    """
+
+    depth: int
+    check_place: Callable[[Path], None]
+    check: Callable[[Path], None]
+
+
+@dataclass(frozen=True)
 class Arrived:
     """What an archive brought; ``done`` tells what was cleared away before."""
 
@@ -156,20 +167,18 @@ def receive(file: Path, baked: Path, terms: Terms, progress: Progress = silent) 
     :raises BakeError: the archive or a root in it is not sound or against the ``terms``, or
         another process is making that root, or there is no space. No root has changed.
     """
-    return unpack(file, baked, terms, progress, lambda root: _check(root, terms.keys), DEPTH)
+    kind = Kind(
+        DEPTH,
+        lambda root: _check_place(root, force=terms.force),
+        lambda root: _check(root, terms.keys),
+    )
+    return unpack(file, baked, terms, kind, progress)
 
 
-def unpack(  # noqa: PLR0913 - from where to where, on which terms
-    file: Path,
-    below: Path,
-    terms: Terms,
-    progress: Progress,
-    check: Callable[[Path], None],
-    depth: int,
-) -> Arrived:
-    """Unpack the roots of ``file``, ``check`` what became of each ``R.part``, put them in place.
+def unpack(file: Path, below: Path, terms: Terms, kind: Kind, progress: Progress) -> Arrived:
+    """Unpack the roots of ``file``, check what became of each ``R.part``, put them in place.
 
-    :raises BakeError: as ``receive``; or what ``check`` raises. No root has changed.
+    :raises BakeError: as ``receive``; or what the checks of ``kind`` raise. No root has changed.
     """
     roots: list[Path] = []
     done: list[str] = []
@@ -178,9 +187,9 @@ def unpack(  # noqa: PLR0913 - from where to where, on which terms
         size = file.stat().st_size
         with ExitStack() as held, file.open("rb") as opened:
             stream = Stream(opened, terms.limits)
-            for member, content in members(stream, terms.limits, depth):
+            for member, content in members(stream, terms.limits, kind.depth):
                 if (root := below / member.root) not in roots[-1:]:
-                    done += _begin(root, held, force=terms.force)
+                    done += _begin(root, held, kind.check_place)
                     roots.append(root)
                 _write(tree.beside(root, ".part") / member.path, content)
                 files += 1
@@ -188,7 +197,7 @@ def unpack(  # noqa: PLR0913 - from where to where, on which terms
             if not roots:
                 raise BadArchive("holds no root")
             for root in roots:
-                check(root)
+                kind.check(root)
             for root in roots:
                 tree.put_in_place(root)
     except BadArchive as error:
@@ -198,16 +207,22 @@ def unpack(  # noqa: PLR0913 - from where to where, on which terms
     return Arrived(tuple(roots), files, stream.made_bytes, tuple(done))
 
 
-def _begin(root: Path, held: ExitStack, *, force: bool) -> list[str]:
+def _begin(root: Path, held: ExitStack, check_place: Callable[[Path], None]) -> list[str]:
     """Lock ``root`` and clear the place for its ``R.part``, which is gone when ``held`` ends."""
+    # Before a lock is put there; and again when what was interrupted is undone.
+    check_place(root)
     held.enter_context(tree.locked(root))
     done = tree.recover(root)
-    if root.exists() and not force:
-        raise BakeError(f"{root} exists", "say --force to replace it")
+    check_place(root)
     part = tree.beside(root, ".part")
     held.callback(tree.remove, part)
     part.mkdir(mode=0o755)
     return done
+
+
+def _check_place(root: Path, *, force: bool) -> None:
+    if root.exists() and not force:
+        raise BakeError(f"{root} exists", "say --force to replace it")
 
 
 def _write(path: Path, content: Iterator[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""What every verb of the command line does at its end: exit statuses, errors in words, pipes."""
+"""What verbs of the command line share: exit statuses, errors in words, pipes."""
 
 import argparse
 import os
@@ -6,6 +6,13 @@ import signal
 import sys
 
 from blob.errors import Stop
+
+
+def positive(text: str) -> int:
+    """A number of bytes of a command line, above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes above 0")
+    return int(text)
 
 
 def run_verb(parsed: argparse.Namespace) -> int:

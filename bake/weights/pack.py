@@ -8,10 +8,11 @@ from pathlib import Path
 
 from bake import tree
 from bake.errors import BakeError
+from bake.weights import place
 from bake.weights.checkpoint import Checkpoint, digests, open_checkpoint
 from bake.weights.served import config_of
 from blob import recipe, writer
-from blob.manifest import NAME, Manifest
+from blob.manifest import Manifest
 from blob.recipe import Recipe
 from blob.store import Store
 from blob.writer import About, Plain
@@ -51,6 +52,8 @@ def pack(  # noqa: PLR0913 - what, how, where
     """
     began = time.monotonic()
     recipe.check(wanted)
+    # Before the whole checkpoint is hashed; and again when nobody else works there.
+    place.check(folder, store.root, force=force)
     opened = open_checkpoint(checkpoint)
     plains, notes = chosen(opened, wanted)
     if not any(plain.choice.codec.name == wanted.codec for plain in plains):
@@ -60,7 +63,7 @@ def pack(  # noqa: PLR0913 - what, how, where
     try:
         with tree.locked(folder):
             tree.recover(folder)
-            _check_place(folder, force=force)
+            place.check(folder, store.root, force=force)
             part = tree.beside(folder, ".part")
             part.mkdir(parents=True)
             try:
@@ -84,16 +87,6 @@ def chosen(opened: Checkpoint, wanted: Recipe) -> tuple[list[Plain], list[str]]:
         if choice.why:
             notes.append(f"{name}: {choice.why}")
     return plains, notes
-
-
-def _check_place(folder: Path, *, force: bool) -> None:
-    if not folder.exists() and not folder.is_symlink():
-        return
-    # Only what a pack made is ever replaced: --out could name anything.
-    if not (folder / NAME).is_file() or folder.is_symlink():
-        raise BakeError(f"{folder}: exists and is no blob", "choose another folder with --out")
-    if not force:
-        raise BakeError(f"{folder}: there is a blob already", "say --force to replace it")
 
 
 def _report(folder: Path, made: Manifest, notes: Sequence[str], seconds: float) -> Packed:

@@ -20,6 +20,7 @@ from typing import Any
 from bake import tree
 from bake.errors import BakeError
 from bake.weights.checkpoint import files_of
+from bake.weights.place import check_apart
 from blob import manifest
 from serve.model import Model
 from serve.startlog import causes
@@ -54,9 +55,11 @@ def shard(  # noqa: PLR0913 - of what, for whom, where
 ) -> Sharded:
     """Make ``folder``, which a server with that many ranks takes as its model.
 
-    :raises BakeError: something stands there, or a rank's process failed: its own words.
+    :raises BakeError: something stands there, or the store does; or a rank's process failed:
+        its own words.
     """
     began = time.monotonic()
+    check_apart(folder, store)
     with tree.locked(folder):
         tree.recover(folder)
         if folder.exists() or folder.is_symlink():

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from bake import tree
 from bake.archive import pack
+from bake.errors import BakeError
 from bake.shipping import (
     Arrived,
+    Kind,
     Progress,
     Shipped,
     Terms,
@@ -18,6 +20,7 @@ from bake.shipping import (
     told,
     unpack,
 )
+from bake.weights import place
 from blob import manifest
 from blob.store import SEALED, Kept, Store
 from blob.verify import require_sound, verify
@@ -30,10 +33,14 @@ DEPTH = 1
 def export(folder: Path, out: Path, progress: Progress = silent) -> Shipped:
     """Pack the blob in ``folder`` into the archive ``out``.
 
-    :raises BakeError: it cannot be written.
+    Its name in there is that of the folder itself, whatever leads to it.
+
+    :raises BakeError: it cannot be written, or would become a part of the blob.
     :raises BlobError: the blob is not what was written.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()
+    if out.parent.resolve().is_relative_to(folder):
+        raise BakeError(f"{out}: lies in the blob itself", "choose another file with --out")
     require_sound(verify(folder, silent), folder)
     stood = manifest.read(folder)
     names = [manifest.NAME, *(file.path for file in stood.everything)]
@@ -50,9 +57,12 @@ def receive(
 ) -> Arrived:
     """Unpack the archive ``file``, prove each blob in it, and put it below ``root``.
 
-    :raises BakeError: no such archive, or a blob that stands there already.
+    :raises BakeError: no such archive, or something that may not be replaced stands there.
     :raises BlobError: what arrived is not what its manifest says. Nothing stays of it.
     """
+
+    def check_place(folder: Path) -> None:
+        place.check(folder, store.root, force=terms.force)
 
     def check(folder: Path) -> None:
         part = tree.beside(folder, ".part")
@@ -64,4 +74,4 @@ def receive(
         (part / manifest.NAME).chmod(SEALED)
 
     with store.in_use():
-        return unpack(file, root, terms, progress, check, DEPTH)
+        return unpack(file, root, terms, Kind(DEPTH, check_place, check), progress)

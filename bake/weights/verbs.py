@@ -13,8 +13,9 @@ from bake.errors import BakeError
 from bake.progress import Timer, bar
 from bake.progress import shown as progress_of_phases
 from blob import manifest
-from blob.recipe import GROUPS, Targets
-from blob.registry import CODECS
+from blob.errors import BlobError
+from blob.names import CODECS, GROUPS, Targets
+from serve.cli import positive
 from serve.errors import ConfigError
 from serve.model import find_model
 from serve.settings import Settings, read_settings
@@ -102,12 +103,17 @@ def _verify_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _verify(parsed: argparse.Namespace) -> int:
-    from blob.verify import verify
+    from blob.verify import Fault, verify
 
     told = []
     for folder in parsed.blobs:
-        with bar("proving", quiet=parsed.json) as shown:
-            faults = verify(folder, shown)
+        try:
+            with bar("proving", quiet=parsed.json) as shown:
+                faults = verify(folder, shown)
+        except BlobError as error:
+            # What is no blob, or a newer one, does not keep the others from being looked at.
+            where, _, detail = error.what.removeprefix(f"{folder}/").partition(": ")
+            faults = [Fault(where, f"{detail}; {error.hint}" if error.hint else detail)]
         told.append((folder, faults))
     if parsed.json:
         blobs = [
@@ -151,7 +157,7 @@ def _export_options(verb: argparse.ArgumentParser) -> None:
 def _export(parsed: argparse.Namespace) -> int:
     from bake.weights.shipping import export
 
-    folder = parsed.blob.absolute()
+    folder = parsed.blob.resolve()
     out = parsed.out or Path(f"{folder.name}.tar.zst")
     with bar("packing", quiet=parsed.json) as shown:
         shipped = export(folder, out, shown)
@@ -170,7 +176,7 @@ def _import_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--root", type=Path, metavar="FOLDER", help="where it goes")
     verb.add_argument("--force", action="store_true", help="replace a blob that is there")
     verb.add_argument(
-        "--max-bytes", type=int, metavar="N", help="most that it may unpack to (64 GiB)"
+        "--max-bytes", type=positive, metavar="N", help="most that it may unpack to (64 GiB)"
     )
     _store_option(verb)
 

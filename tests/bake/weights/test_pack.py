@@ -204,6 +204,41 @@ def test_a_link_where_a_blob_should_go_is_not_followed(checkpoint, tmp_path):
     assert content(tmp_path / "real") == before
 
 
+@pytest.mark.parametrize("store", ["blob", "blob/store", ".", "blob.part", "blob.old"])
+def test_a_blob_is_made_neither_in_a_store_nor_around_it(checkpoint, tmp_path, store):
+    Store(tmp_path / store).put(b"abc")
+    (tmp_path / "blob.lock").touch()
+    before = content(tmp_path)
+    with pytest.raises(BakeError, match="blob: is not apart from the store"):
+        packed(checkpoint, tmp_path / "blob", store=tmp_path / store, force=True)
+    assert content(tmp_path) == before
+
+
+def test_a_blob_in_the_way_is_told_before_the_checkpoint_is_read(tmp_path):
+    folder = folder_of(tmp_path / "model")
+    packed(folder, tmp_path / "blob")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BakeError, match="there is a blob already"):
+        packed(folder, tmp_path / "blob")
+
+
+@pytest.mark.parametrize(
+    ("codec", "group", "said"),
+    [
+        ("int5", 0, "multiple of 32, got 0"),
+        ("int4", -32, "multiple of 32, got -32"),
+        ("int4", 48, "multiple of 32, got 48"),
+        ("int5", 96, "no tensor that int5 could hold"),
+        ("int5", 2**80, "no tensor that int5 could hold"),
+        ("q6_k", 0, "takes no group"),
+    ],
+)
+def test_a_group_that_cannot_be_is_refused_in_words(checkpoint, tmp_path, codec, group, said):
+    with pytest.raises((BakeError, BlobError), match=said):
+        packed(checkpoint, tmp_path / "blob", Recipe(codec, group))
+    assert beside(tmp_path) == []
+
+
 def test_a_file_in_the_way_is_told(checkpoint, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(BakeError, match="cannot be written: "):

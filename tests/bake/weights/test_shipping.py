@@ -117,9 +117,9 @@ def test_a_damaged_blob_is_not_exported_and_an_archive_there_stays(tmp_path):
         export(folder, tmp_path / "out")
 
 
-def test_what_is_no_blob_is_not_exported(tmp_path):
+def test_what_is_no_blob_is_not_exported(there, tmp_path):
     with pytest.raises(BlobError, match="cannot be read"):
-        export(tmp_path, tmp_path / "out")
+        export(there, tmp_path / "out")
     assert names(tmp_path) == []
 
 
@@ -127,12 +127,63 @@ def test_a_blob_that_stands_there_is_replaced_only_by_force(here, there, tmp_pat
     file = shipped(here, tmp_path)
     blobs.packed(there / "tiny-int5", there / "store", seed=9)
     before = content(there / "tiny-int5")
-    with pytest.raises(BakeError, match=r"exists\nhint: say --force"):
+    with pytest.raises(BakeError, match=r"there is a blob already\nhint: say --force"):
         received(file, there)
     assert content(there / "tiny-int5") == before
     received(file, there, FORCE)
     assert content(there / "tiny-int5") == content(here)
     assert names(there) == ["tiny-int5"]
+
+
+@pytest.mark.parametrize("force", [Terms(), FORCE])
+def test_what_is_somebody_elses_is_never_replaced(here, there, tmp_path, force):
+    file = shipped(here, tmp_path)
+    (there / "tiny-int5").mkdir(parents=True)
+    (there / "tiny-int5" / "thesis").write_bytes(b"years")
+    with pytest.raises(BakeError, match="tiny-int5: exists and is no blob"):
+        received(file, there, force)
+    assert content(there / "tiny-int5") == {"thesis": b"years"}
+    (there / "tiny-int5").rename(there / "real")
+    (there / "tiny-int5").symlink_to("real")
+    with pytest.raises(BakeError, match="tiny-int5: exists and is no blob"):
+        received(file, there, force)
+    assert content(there / "real") == {"thesis": b"years"}
+
+
+@pytest.mark.parametrize(
+    "at", ["tiny-int5", "tiny-int5/store", ".", "tiny-int5.part", "tiny-int5.old"]
+)
+def test_a_blob_goes_neither_into_a_store_nor_around_it_nor_in_its_place(here, there, tmp_path, at):
+    """Nor where the maker of a blob clears things away, when one worked there before."""
+    file, store = shipped(here, tmp_path), Store(there / at)
+    store.put(b"abc")
+    (there / "tiny-int5.lock").touch()
+    before = content(there)
+    with pytest.raises(BakeError, match="tiny-int5: is not apart from the store"):
+        receive(file, there, store, FORCE)
+    assert content(there) == before
+
+
+def test_an_archive_holds_a_blob_by_its_own_name_whatever_leads_to_it(here, tmp_path, monkeypatch):
+    wanted = shipped(here, tmp_path).read_bytes()
+    (tmp_path / "latest").symlink_to(here)
+    (here.parent / "beside").mkdir(exist_ok=True)
+    for cwd, path in (
+        (here, "."),
+        (here.parent / "beside", "../tiny-int5/"),
+        (here.parent / "beside", "../tiny-int5/../tiny-int5"),
+        (tmp_path, "latest"),
+    ):
+        monkeypatch.chdir(cwd)
+        assert export(Path(path), tmp_path / "out").file.read_bytes() == wanted
+
+
+def test_an_archive_does_not_become_a_part_of_the_blob(here, tmp_path, monkeypatch):
+    monkeypatch.chdir(here)
+    for folder, out in ((Path(), Path("out")), (here, here / "out"), (here, here / "deep" / "o")):
+        with pytest.raises(BakeError, match=r"out|o: lies in the blob itself"):
+            export(folder, out)
+    assert sound(here)
 
 
 @pytest.mark.parametrize("number", range(8))

@@ -107,12 +107,15 @@ def test_damage_is_told_by_tensor_and_file_and_the_status_says_so(run, tmp_path)
 def test_what_cannot_be_done_is_said_in_words_with_the_next_step(run, tmp_path):
     (tmp_path / "empty").mkdir()
     for argv, said in (
-        (["verify", "empty"], "hint: is this the folder of a blob?"),
         (["diff", "empty", "empty"], "cannot be read"),
         (["export", "empty"], "cannot be read"),
         (["import", "nothing"], "nothing: No such file or directory"),
         (["pack", "empty", "--codec", "int5"], "config.json: cannot be read"),
         (["sweep", "--store", "nowhere"], "no store\nhint: pack a blob first"),
+        (["sweep", "--store", "empty"], "empty: no store: there is no lock of ours in it"),
+        (["pack", "small", "--codec", "int5", "--store", "small"], "small: no store: there is"),
+        (["shard", "small", "--tp", "2", "--out", "a", "--store", "a"], "not apart from the store"),
+        (["pack", "small", "--codec", "int5", "--group", "0"], "multiple of 32, got 0"),
         (["pack", "small", "--codec", "q6_k", "--group", "32"], "takes no group"),
         (["pack", "small", "--codec", "int5", "--group", "31"], "multiple of 32"),
     ):
@@ -120,6 +123,65 @@ def test_what_cannot_be_done_is_said_in_words_with_the_next_step(run, tmp_path):
         assert status == 1, argv
         assert said in err
         assert "Traceback" not in err
+
+
+def test_a_folder_that_is_no_blob_does_not_keep_others_from_being_proven(run, tmp_path):
+    run("pack", "small", "--codec", "raw", "--out", "blob")
+    (tmp_path / "empty").mkdir()
+    status, out, err = run("verify", "empty", "blob", "nowhere")
+    assert (status, err) == (1, "")
+    said = "manifest.json: cannot be read: No such file or directory; is this the folder of a blob?"
+    first, why, second, third, again = out.splitlines()
+    assert [first, third] == ["empty: not to be used", "nowhere: not to be used"]
+    assert why == again == f"  {said}"
+    assert second.startswith("blob: sound: ")
+    status, out, _ = run("verify", "empty", "blob", "--json")
+    assert status == 1
+    where, detail = said.split(": ", 1)
+    assert json.loads(out)["blobs"] == [
+        {"blob": "empty", "sound": False, "faults": [{"where": where, "detail": detail}]},
+        {"blob": "blob", "sound": True, "faults": []},
+    ]
+
+
+WITHOUT = """
+import sys
+sys.modules[sys.argv.pop(1)] = None
+from bake.__main__ import main
+sys.exit(main())
+"""
+
+
+def without(package, *argv):
+    command = [sys.executable, "-c", WITHOUT, package, *argv]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_what_needs_no_weights_runs_without_numpy(tmp_path):
+    assert "cache-verify" in without("numpy", "--help").stdout
+    assert "int5 128" in without("numpy", "pack", "--help").stdout
+    for argv, said in (
+        (["cache-import", "nothing"], "nothing: No such file or directory"),
+        (["sign", str(tmp_path), "--key", "nothing"], "nothing"),
+        (["cache-verify", "seq8", "--model", "tiny", "--target", "cpu"], ""),
+    ):
+        done = without("numpy", *argv)
+        assert done.returncode == 1, done.stderr
+        assert said in done.stderr
+        assert "not installed" not in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("package", ["numpy", "numba", "blake3", "safetensors"])
+def test_what_is_not_installed_is_named_with_what_brings_it(tmp_path, package):
+    folder_of(tmp_path / "small")
+    out = ["--out", str(tmp_path / "blob"), "--store", str(tmp_path / "store")]
+    done = without(package, "pack", str(tmp_path / "small"), "--codec", "int5", *out)
+    hint = "pip install 'preheat[blob]'"
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"preheat: {package} is not installed\nhint: {hint}\n")
+    done = without("backports", "cache-import", "x")
+    assert done.stderr.endswith("is not installed\nhint: pip install 'preheat[bake]'\n")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +193,8 @@ def test_what_cannot_be_done_is_said_in_words_with_the_next_step(run, tmp_path):
         ["pack", "small", "--codec", "int5", "--group", "many"],
         ["verify"],
         ["import", "x", "--max-bytes", "many"],
+        ["import", "x", "--max-bytes", "0"],
+        ["import", "x", "--max-bytes", "-5"],
     ],
 )
 def test_what_is_asked_for_wrongly_is_a_matter_of_usage(run, argv):
