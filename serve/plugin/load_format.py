@@ -1,6 +1,7 @@
 """Makes the load format ``preheat`` known to vLLM; what loads is imported when it is asked for.
 
-``serve.plugin.weights`` brings numba, which takes most of a second: a plain checkpoint needs none.
+A plain checkpoint needs none of it, and a blob of raw tensors no numba, which takes most of a
+second to import.
 """
 
 from typing import Any

@@ -6,10 +6,12 @@
       rank-1-of-2/ …
 
 A hybrid layer has regions that are sliced unequally, so no rule of ours slices: ranks are captured
-from a load by vLLM. A rank opens nothing but its own, and refuses another's.
+from a load by vLLM. A rank opens the tensors of no other, and refuses another's; of the others it
+reads the manifests, to know that all ranks are of one model and one recipe.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ from blob.errors import BlobError
 from blob.manifest import Manifest, Rank, is_blob
 from blob.recipe import Recipe, check, choose
 from blob.store import Store
-from blob.writer import About, Plain, write
 from serve.plugin.filling import NAMES, to_array
 from serve.plugin.sources import Source
 
@@ -76,19 +77,21 @@ def find(folder: Path, at: Here, drafter: bool) -> Path | None:
 
 
 def opened(folder: Path, own: Path, at: Here) -> Blob:
-    """The blob in ``own``, if it is this rank's, of the same model as all else in ``folder``.
+    """The blob in ``own``, if it is this rank's, and its model and recipe are all other ranks'.
 
-    :raises BlobError: rank, world, topology or model is another; both values are told.
+    :raises BlobError: rank, world, topology, model or recipe is another; both values are told.
     """
     blob = Blob.open(own)
     said = blob.manifest.rank
     if said is None:
         raise BlobError(f"{own}: expected the slices of {own.name}, got a whole model")
+    others = _others(folder, own, at.world)
     for what, expected, got in (
         ("rank", at.rank, said.rank),
         ("world", at.world, said.world),
         ("topology", at.topology, said.topology),
-        *[("model", model, said.model) for model in _models(folder, at.world)],
+        *[("model", model, said.model) for model in _models(folder, others)],
+        *[("recipe", other.recipe, blob.manifest.recipe) for other in others],
     ):
         if expected != got:
             raise BlobError(
@@ -98,15 +101,16 @@ def opened(folder: Path, own: Path, at: Here) -> Blob:
     return blob
 
 
-def _models(folder: Path, world: int) -> list[str]:
-    """The fingerprints that this folder says its ranks are of: of all its manifests."""
-    if is_blob(folder):
-        return [manifest.read(folder).fingerprint]
-    found = []
-    for path in sorted(folder.glob(f"*-of-{world}")):
-        if FOLDER.match(path.name) and (said := manifest.read(path).rank):
-            found.append(said.model)
-    return found
+def _others(folder: Path, own: Path, world: int) -> list[Manifest]:
+    """Of every other rank of this world in ``folder``, and of its drafter."""
+    paths = sorted(folder.glob(f"*-of-{world}"))
+    return [manifest.read(path) for path in paths if FOLDER.match(path.name) and path != own]
+
+
+def _models(folder: Path, others: Sequence[Manifest]) -> list[str]:
+    """The fingerprints that ``folder`` says its ranks are of: by its manifest, and by theirs."""
+    whole = [manifest.read(folder).fingerprint] if is_blob(folder) else []
+    return whole + [other.rank.model for other in others if other.rank]
 
 
 def places(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -156,6 +160,9 @@ def capture(  # noqa: PLR0913 - what, where, whose, how
 
     :raises BlobError: they cannot be written, or stand there already.
     """
+    # It brings numba, which a load of raw slices does not need.
+    from blob.writer import About, Plain, write
+
     recipe = Recipe(codec)
     check(recipe)
     rank = Rank(rank=at.rank, world=at.world, topology=at.topology, model=source.fingerprint())

@@ -153,7 +153,8 @@ class Loader(BaseModelLoader):  # type: ignore[misc]
                 raise BlobError(f"{folder}: holds the slices of ranks", "name what they are of")
             blob = ranks.opened(folder, own, here)
             ranks.check_parameters(model, blob.manifest)
-            return BlobSource(blob, packed=True, threads=threads), True
+            # Never packed: slices are parameters, of a packed model those it takes packed, too.
+            return BlobSource(blob, threads=threads), True
         if is_blob(folder):
             if quantize:
                 raise BlobError(f"{folder}: a blob is quantized already", "name a checkpoint")
