@@ -7,6 +7,7 @@ recipe as ``preheat bake pack``, at every start. Knows no vLLM.
 import contextlib
 import hashlib
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +22,16 @@ from blob import manifest, recipe, rows
 from blob.blob import Blob
 from blob.codecs import RowCodec
 from blob.errors import BlobError
+from blob.files import printable
 from blob.recipe import Recipe
 from blob.reconstruct import cores, stream
 from blob.restore import flat
 from serve.plugin.filling import NAMES, to_array, to_tensor
 
 INDEX = "model.safetensors.index.json"
+# A name in one folder: no path, and neither "." nor "..".
+PLAIN = re.compile(r"[^/\\\x00-\x1f\x7f]+\.safetensors")
+FETCH = "fetch the checkpoint again"
 Weights = Iterator[tuple[str, torch.Tensor]]
 
 
@@ -42,7 +47,7 @@ class Source(Protocol):
         """Of every tensor, sorted."""
 
     def same(self, one: str, other: str) -> bool:
-        """Whether two tensors are equal, as far as is known without reading them."""
+        """Whether two tensors are equal."""
 
     def fingerprint(self) -> str:
         """As a manifest's: equal weights, equal fingerprint."""
@@ -107,7 +112,7 @@ class CheckpointSource:
     bytes_out: int = 0
 
     def __post_init__(self) -> None:
-        """:raises BlobError: no checkpoint, or a recipe that cannot be followed."""
+        """:raises BlobError: no checkpoint, a bad index, or a recipe that cannot be followed."""
         if self.recipe:
             recipe.check(self.recipe)
         self.kind = "in situ" if self.recipe else "checkpoint"
@@ -118,8 +123,11 @@ class CheckpointSource:
         return sorted(self._shards)
 
     def same(self, one: str, other: str) -> bool:
-        """Not known before they are read; vLLM, which sees plain names, decides itself."""
-        return bool(one or other)
+        """By their bytes: both are read."""
+        with self._reading() as read:
+            first, second = read(one), read(other)
+            alike = first.dtype == second.dtype and first.shape == second.shape
+            return bool(alike and np.array_equal(flat(to_array(first)), flat(to_array(second))))
 
     def fingerprint(self) -> str:
         """Over the bytes of every tensor: the whole checkpoint is read."""
@@ -130,7 +138,10 @@ class CheckpointSource:
         return manifest.fingerprint(digests)
 
     def stream(self, names: Sequence[str]) -> Weights:
-        """The tensors called ``names``, in that order."""
+        """The tensors called ``names``, in that order.
+
+        :raises BlobError: a file that cannot be read, or lacks a tensor that the index has there.
+        """
         seconds: dict[str, float] = defaultdict(float)
         self.seconds = seconds
         with self._reading() as read:
@@ -169,25 +180,66 @@ class CheckpointSource:
         from safetensors import safe_open
 
         with contextlib.ExitStack() as held:
-            files = {
-                path: held.enter_context(safe_open(path, framework="pt"))
-                for path in sorted(set(self._shards.values()))
-            }
-            yield lambda name: files[self._shards[name]].get_tensor(name)
+            files = {}
+            for path in sorted(set(self._shards.values())):
+                with _told(path):
+                    files[path] = held.enter_context(safe_open(path, framework="pt"))
+
+            def read(name: str) -> torch.Tensor:
+                path = self._shards[name]
+                with _told(path):
+                    tensor: torch.Tensor = files[path].get_tensor(name)
+                return tensor
+
+            yield read
 
 
 def _shards(folder: Path) -> dict[str, Path]:
-    """Which file of a checkpoint holds each tensor: by its index, or by the files' own headers."""
+    """Which file of a checkpoint holds each tensor: by its index, or by the files' own headers.
+
+    :raises BlobError: there is none, it cannot be read, or the index leads out of ``folder``.
+    """
     from safetensors import safe_open
 
     index = folder / INDEX
     if index.is_file():
-        named = json.loads(index.read_bytes())["weight_map"]
-        return {name: folder / file for name, file in named.items()}
+        return {name: folder / file for name, file in _indexed(index).items()}
     found = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
+        with _told(path), safe_open(path, framework="pt") as file:
             found.update(dict.fromkeys(file.keys(), path))
     if not found:
         raise BlobError(f"{folder}: neither a blob nor a checkpoint: no manifest, no safetensors")
     return found
+
+
+def _indexed(index: Path) -> dict[str, str]:
+    """The name of each tensor's file, which lies beside ``index``."""
+    try:
+        tree = json.loads(index.read_bytes())
+    except OSError as error:
+        raise BlobError(f"{index}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BlobError(f"{index}: not JSON: {error}", FETCH) from error
+    named = tree.get("weight_map") if isinstance(tree, dict) else None
+    if not isinstance(named, dict) or not named:
+        raise BlobError(f"{index}: no 'weight_map' of tensors and files", FETCH)
+    for name, file in named.items():
+        if not isinstance(file, str) or not PLAIN.fullmatch(file):
+            raise BlobError(
+                f"{index}: {printable(name)}: expected the name of a file beside it, "
+                f"got {printable(file)}",
+                FETCH,
+            )
+    return named
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What is wrong with the file ``path``, in the words of this project's errors."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise BlobError(f"{path}: cannot be read: {error}", FETCH) from error
