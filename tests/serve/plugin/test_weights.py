@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 
 LOADS = "from tests.serve.plugin import loads; loads.main()"
 ALONE = "import sys; from serve.plugin import alone; sys.exit(alone.main(sys.argv[1:]))"
+# Codecs that slices are captured in, besides raw.
+LOSSY = ("int4", "int5", "q8_0")
 BOTH = {"Qwen3_5ForCausalLM", "Qwen3_5MTP"}
 
 
@@ -54,6 +56,9 @@ def loaded(folder) -> dict[str, dict]:
     }
     for name, checkpoint in changed.items():
         blobs[name] = str(packed.blob(folder / name, "raw", checkpoint))
+    blobs["q6_k with_another_head"] = str(
+        packed.blob(folder / "q6_k-another", "q6_k", changed["with_another_head"])
+    )
     blobs["damaged"] = str(packed.blob(folder / "damaged", "int5"))
     packed.damage(folder / "damaged", "model.layers.2.mlp.up_proj.weight")
     stock = {"load_format": "auto"}
@@ -64,6 +69,10 @@ def loaded(folder) -> dict[str, dict]:
         "stock with_a_head": {"model": str(changed["with_a_head"]), **stock},
         "stock with_another_head": {"model": str(changed["with_another_head"]), **stock},
         "in situ q6_k": {"model": str(TINY), "extra": {"quantize": "q6_k"}},
+        "in situ with_another_head": {
+            "model": str(changed["with_another_head"]),
+            "extra": {"quantize": "q6_k"},
+        },
         "in situ int5": {"model": str(TINY), "extra": {"quantize": "int5", "group": 128}},
         "a checkpoint": {"model": str(TINY)},
         "a blob again": {"model": blobs["raw"], "extra": {"quantize": "q6_k"}},
@@ -87,6 +96,7 @@ def loaded(folder) -> dict[str, dict]:
         ("with_another_head", "stock with_another_head"),
         ("q6_k", "in situ q6_k"),
         ("int5", "in situ int5"),
+        ("q6_k with_another_head", "in situ with_another_head"),
     ],
 )
 def test_every_parameter_of_model_and_drafter_is_the_same(loaded, ours, theirs) -> None:
@@ -135,14 +145,16 @@ def test_a_drafter_is_given_only_what_it_takes(loaded) -> None:
     ("case", "phases"),
     [
         ("raw", {"map", "verify", "wait", "copy"}),
+        ("int4", {"map", "verify", "wait", "copy"}),
         ("int5", {"map", "decode", "verify", "wait", "copy"}),
         ("in situ int5", {"map", "read", "encode", "decode", "wait", "copy"}),
     ],
 )
 def test_a_load_tells_its_phases_and_bytes(loaded, case, phases) -> None:
+    """A phase that nothing went through is none: INT4 goes to vLLM as it is stored."""
     report = loaded[case]["reports"][0]
     assert set(report["seconds"]) == phases
-    assert report["bytes_out"] > 13_000_000
+    assert report["bytes_out"] > (6_000_000 if case == "int4" else 13_000_000)
     assert report["bytes_stored"] <= report["bytes_out"]
 
 
@@ -230,7 +242,114 @@ def test_the_fingerprint_of_a_checkpoint_is_that_of_its_raw_blob(tmp_path) -> No
     assert CheckpointSource(TINY).fingerprint() == manifest.read(tmp_path / "blob").fingerprint
 
 
-def ranked(folder: Path, names: list[str], **rank) -> Path:
+def indexed(folder: Path, index: str) -> Path:
+    import shutil
+
+    shutil.copytree(TINY, folder)
+    (folder / "model.safetensors.index.json").write_text(index)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("index", "why"),
+    [
+        ("{", "index.json: not JSON: "),
+        ("[" * 100_000, "index.json: not JSON: "),
+        ("[]", "index.json: no 'weight_map' of tensors and files"),
+        ('{"metadata": {}}', "index.json: no 'weight_map' of tensors and files"),
+        ('{"weight_map": {"x": 1}}', "index.json: x: expected the name of a file .* got 1"),
+        ('{"weight_map": {"x": "../of/model.safetensors"}}', "got ../of/model.safetensors"),
+        ('{"weight_map": {"x": "/model.safetensors"}}', "got /model.safetensors"),
+        ('{"weight_map": {"x": ".."}}', "x: expected the name of a file beside it, got .."),
+    ],
+)
+def test_an_index_that_is_none_or_leads_elsewhere_is_refused(tmp_path, index, why) -> None:
+    from serve.plugin.sources import CheckpointSource
+
+    with pytest.raises(BlobError, match=why):
+        CheckpointSource(indexed(tmp_path / "of", index))
+
+
+@pytest.mark.parametrize(
+    ("index", "why"),
+    [
+        ('{"weight_map": {"x": "gone.safetensors"}}', "gone.safetensors: cannot be read: "),
+        ('{"weight_map": {"x": "model.safetensors"}}', "model.safetensors: cannot be read: .*x"),
+    ],
+)
+def test_an_index_of_what_is_not_there_is_told_by_the_file(tmp_path, index, why) -> None:
+    from serve.plugin.sources import CheckpointSource
+
+    source = CheckpointSource(indexed(tmp_path / "of", index))
+    with pytest.raises(BlobError, match=why):
+        list(source.stream(["x"]))
+
+
+def test_what_is_no_safetensors_is_told_by_its_name(tmp_path) -> None:
+    from serve.plugin.sources import CheckpointSource
+
+    (tmp_path / "model.safetensors").write_bytes(b"<html>")
+    with pytest.raises(BlobError, match=r"model\.safetensors: cannot be read: "):
+        CheckpointSource(tmp_path)
+
+
+@pytest.mark.parametrize(("change", "same"), [(with_a_head, True), (with_another_head, False)])
+def test_a_checkpoint_says_truly_whether_its_head_is_its_embedding(tmp_path, change, same) -> None:
+    from serve.plugin.sources import CheckpointSource
+
+    source = CheckpointSource(packed.checkpoint(tmp_path / "of", change))
+    assert source.same("lm_head.weight", "model.embed_tokens.weight") is same
+
+
+TIED = """
+import sys, torch
+from pathlib import Path
+from serve.plugin.patches import TORCHVISION_OPS, apply_all
+apply_all([TORCHVISION_OPS])
+from serve.plugin.sources import CheckpointSource
+from serve.plugin.weights import wanted
+model = torch.nn.Module()
+model.model = torch.nn.Module()
+model.model.embed_tokens = model.lm_head = torch.nn.Embedding(1, 1)
+print("taken:", "lm_head.weight" in wanted(model, CheckpointSource(Path(sys.argv[1]))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (with_a_head, "taken: False"),
+        (with_another_head, "lm_head.weight: config.json ties it to model."),
+    ],
+)
+def test_a_tied_head_that_differs_is_not_dropped_unseen(tmp_path, change, said) -> None:
+    done = python(TIED, EARLY, str(packed.checkpoint(tmp_path / "of", change)))
+    assert said in done.stdout + done.stderr
+
+
+WITHOUT_NUMBA = """
+import sys
+from pathlib import Path
+from serve.plugin.patches import TORCHVISION_OPS, apply_all
+apply_all([TORCHVISION_OPS])
+from vllm.model_executor.model_loader import BaseModelLoader
+theirs = "numba" in sys.modules
+from blob.blob import Blob
+from serve.plugin import ranks, weights
+source = weights.BlobSource(Blob.open(Path(sys.argv[1])))
+assert sum(tensor.nbytes for _, tensor in source.stream(source.names())) > 13_000_000
+print("ours:", "numba" in sys.modules and not theirs)
+"""
+
+
+def test_a_raw_blob_is_read_without_numba(tmp_path) -> None:
+    """Unless vLLM has imported it."""
+    done = python(WITHOUT_NUMBA, EARLY, str(packed.blob(tmp_path / "raw")))
+    assert done.returncode == 0, done.stderr
+    assert "ours: False" in done.stdout
+
+
+def ranked(folder: Path, names: list[str], codec: str = "raw", **rank) -> Path:
     """A folder of ranks, each with one small tensor."""
     import numpy as np
 
@@ -241,7 +360,7 @@ def ranked(folder: Path, names: list[str], **rank) -> Path:
 
     for name in names:
         said = {"rank": int(name.split("-")[1]), "world": 2, "topology": "tp2 pp1"}
-        about = About({"codec": "raw"}, rank=Rank(**{**said, "model": "a" * 64, **rank}))
+        about = About({"codec": codec}, rank=Rank(**{**said, "model": "a" * 64, **rank}))
         tensor = Plain(
             "x", "BF16", np.zeros((2, 2), np.uint16), choose("x", (2, 2), "BF16", Recipe("raw"))
         )
@@ -292,6 +411,17 @@ def test_what_another_rank_or_model_left_is_refused_with_both_values(tmp_path, s
         ranks.opened(folder, folder / "rank-0-of-2", here())
 
 
+@pytest.mark.parametrize("other", ["rank-1-of-2", "drafter-0-of-2"])
+def test_slices_of_another_recipe_are_refused_with_both(tmp_path, other) -> None:
+    from serve.plugin import ranks
+
+    folder = ranked(tmp_path / "ranked", ["rank-0-of-2"])
+    ranked(folder, [other], codec="q8_0")
+    why = r"rank-0-of-2: recipe: expected {'codec': 'q8_0'}, got {'codec': 'raw'}"
+    with pytest.raises(BlobError, match=why):
+        ranks.opened(folder, folder / "rank-0-of-2", here())
+
+
 def test_a_whole_model_is_no_rank(tmp_path) -> None:
     from serve.plugin import ranks
 
@@ -313,14 +443,14 @@ def test_slices_for_other_parameters_are_refused(tmp_path, shape, dtype, extra, 
     import torch
 
     from blob import manifest
-    from blob.recipe import Recipe
+    from blob.recipe import Recipe, choose
     from blob.store import Store
     from blob.writer import About, Plain, write
     from serve.plugin import ranks
     from serve.plugin.filling import to_array
 
     saved = ranks.places(torch.nn.Linear(4, 4, bias=False))
-    choice = ranks.choose("weight", (4, 4), "F32", Recipe("raw"))
+    choice = choose("weight", (4, 4), "F32", Recipe("raw"))
     tensors = [Plain(name, "F32", to_array(tensor), choice) for name, tensor in saved.items()]
     write(tmp_path / "blob", tensors, Store(tmp_path / "store"), About({"codec": "raw"}))
     model = torch.nn.Linear(shape[1], shape[0], bias=False, dtype=getattr(torch, dtype))
@@ -333,55 +463,98 @@ def test_slices_for_other_parameters_are_refused(tmp_path, shape, dtype, extra, 
 
 @pytest.fixture(scope="module")
 def captured(folder) -> Path:
-    """Two ranks, each a process, that write what vLLM sliced for them."""
+    """Two ranks, each a process, that write what vLLM sliced for them, as ``bake shard`` starts."""
     out = folder / "ranked"
     job = {"model": str(TINY), "world": 2, "drafts": 2, "extra": {"capture": str(out)}}
-    at_once([{**job, "rank": rank, "meet": str(folder / "capture")} for rank in (0, 1)], ALONE)
+    meet = str(folder / "capture")
+    at_once([json.dumps({**job, "rank": rank, "meet": meet}) for rank in (0, 1)], ALONE)
+    return with_files_of(TINY, out)
+
+
+def with_files_of(model: Path, out: Path) -> Path:
+    out.mkdir(exist_ok=True)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        (out / name).write_bytes((TINY / name).read_bytes())
+        (out / name).write_bytes((model / name).read_bytes())
     return out
 
 
-def at_once(jobs: list[dict], code: str) -> list:
-    """Each job in a process; what they print last."""
+def at_once(arguments: list[str], code: str) -> list[str]:
+    """Each in a process; what they print last."""
     from concurrent.futures import ThreadPoolExecutor
 
-    def run(job: dict):
-        return python(code, EARLY, json.dumps(job if code is ALONE else [job]))
-
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        done = list(pool.map(run, jobs))
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        done = list(pool.map(lambda argument: python(code, EARLY, argument), arguments))
     for one in done:
         assert one.returncode == 0, one.stderr[-4000:]
-    return [one.stdout.splitlines()[-1:] for one in done]
+    return ["".join(one.stdout.splitlines()[-1:]) for one in done]
 
 
-def test_each_rank_has_from_its_own_slices_what_vllm_would_slice(captured, folder) -> None:
-    job = {"world": 2, "drafts": 2}
-    ours, theirs = (
-        [
-            json.loads(lines[0])[0]
-            for lines in at_once(
-                [{**job, **what, "rank": rank, "meet": str(folder / meet)} for rank in (0, 1)],
-                LOADS,
-            )
-        ]
-        for meet, what in (
-            ("ours", {"model": str(captured)}),
-            ("theirs", {"model": str(TINY), "load_format": "auto"}),
-        )
-    )
-    assert [one["refused"] for one in ours + theirs] == [""] * 4
-    assert [one["digests"] for one in ours] == [one["digests"] for one in theirs]
-    assert ours[0]["digests"] != ours[1]["digests"]
-    for one in ours:
+def by_two_ranks(jobs: dict[str, dict], meet: Path) -> dict[str, list[dict]]:
+    """Each job by ranks 0 and 1, which are a process each for all of them."""
+    given = [
+        [{**job, "world": 2, "drafts": 2, "rank": rank, "meet": str(meet)} for job in jobs.values()]
+        for rank in (0, 1)
+    ]
+    told = [json.loads(line) for line in at_once([json.dumps(one) for one in given], LOADS)]
+    return dict(zip(jobs, map(list, zip(*told, strict=True)), strict=True))
+
+
+@pytest.fixture(scope="module")
+def two(captured, folder) -> dict[str, list[dict]]:
+    """What each of two ranks had in the end; some of these loads make the slices of others."""
+    int4 = packed.blob(folder / "int4 for two", "int4")
+    stock = {"load_format": "auto"}
+    made = {codec: with_files_of(TINY, folder / f"ranked {codec}") for codec in LOSSY}
+    of_packed = with_files_of(int4, folder / "ranked of packed")
+    theirs = {
+        "stock": {"model": str(TINY), **stock},
+        "stock int4": {"model": str(int4), **stock},
+        **{
+            f"capture {codec}": {"model": str(TINY), "extra": {"capture": str(at), "codec": codec}}
+            for codec, at in made.items()
+        },
+        "capture of packed": {"model": str(int4), "extra": {"capture": str(of_packed)}},
+    }
+    ours = {
+        "raw": {"model": str(captured)},
+        **{codec: {"model": str(at)} for codec, at in made.items()},
+        "of packed": {"model": str(of_packed)},
+    }
+    first = by_two_ranks(theirs, folder / "theirs")
+    return {**first, **by_two_ranks(ours, folder / "ours")}
+
+
+def digests(ranks: list[dict]) -> list[dict]:
+    assert [one["refused"] for one in ranks] == ["", ""]
+    return [one["digests"] for one in ranks]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("raw", "stock"), ("of packed", "stock int4")])
+def test_each_rank_has_from_its_own_slices_what_vllm_would_slice(two, ours, theirs) -> None:
+    assert digests(two[ours]) == digests(two[theirs])
+    assert two[ours][0]["digests"] != two[ours][1]["digests"]
+    for one in two[ours]:
         model = one["reports"][0]
         assert model["from"] == "rank"
         # Nothing but its own: about half of the model's 13.7 MB.
         assert model["bytes_stored"] < 7_000_000
 
 
+@pytest.mark.parametrize("codec", LOSSY)
+def test_slices_that_were_quantized_are_given_back_whole(two, folder, codec) -> None:
+    """INT4, too: the parameters of a model that is not packed are none of vLLM's packed ones."""
+    from blob import manifest
+
+    for rank, models in enumerate(digests(two[codec])):
+        assert models != two["stock"][rank]["digests"]
+        for kind, model in (("rank", "Qwen3_5ForCausalLM"), ("drafter", "Qwen3_5MTP")):
+            made = manifest.read(folder / f"ranked {codec}" / f"{kind}-{rank}-of-2")
+            assert {tensor.codec for tensor in made.tensors} == {"raw", codec}
+            written = {tensor.name: tensor.sha256 for tensor in made.tensors}
+            assert models[model].items() <= written.items()
+
+
 def test_one_rank_refuses_the_slices_of_two(captured) -> None:
-    (lines,) = at_once([{"model": str(captured)}], LOADS)
-    refused = json.loads(lines[0])[0]["refused"]
+    (line,) = at_once([json.dumps([{"model": str(captured)}])], LOADS)
+    refused = json.loads(line)[0]["refused"]
     assert "expected rank-0-of-1, got drafter-0-of-2, drafter-1-of-2, rank-0-of-2" in refused
