@@ -202,12 +202,17 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self, how: int) -> Iterator[None]:
+        # Over a network only who could write may lock out others.
+        access = os.O_RDWR if how == fcntl.LOCK_EX else os.O_RDONLY
         try:
-            descriptor = os.open(self.root / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(self.root / LOCK, access | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             raise BlobError(f"{self.root}: no store: {error.strerror}") from error
         try:
-            fcntl.flock(descriptor, how)
+            try:
+                fcntl.flock(descriptor, how)
+            except OSError as error:
+                raise BlobError(f"{self.root}: cannot be locked: {error.strerror}") from error
             yield
         finally:
             os.close(descriptor)

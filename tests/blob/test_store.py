@@ -235,6 +235,26 @@ def test_an_empty_folder_becomes_a_store_though_a_writer_was_killed_there(store)
             assert (store.root / "lock").read_bytes() == b"preheat blob store 1\n"
 
 
+def test_a_store_that_cannot_be_locked_is_told(store, monkeypatch):
+    store.put(b"abc")
+
+    def refused(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    for use in (store.sweep, lambda: store.in_use().__enter__()):
+        with pytest.raises(BlobError, match="cannot be locked: No locks available"):
+            use()
+
+
+def test_who_first_uses_a_store_at_once_with_others_finds_it_theirs(tmp_path):
+    for number in range(30):
+        root = tmp_path / str(number)
+        with ThreadPoolExecutor(8) as pool:
+            kept = list(pool.map(lambda _, root=root: Store(root).put(b"abc"), range(8)))
+        assert len(set(kept)) == len(held(root)) == 1
+
+
 def test_what_cannot_be_swept_is_told(store, monkeypatch):
     store.put(b"abc")
 

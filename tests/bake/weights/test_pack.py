@@ -13,6 +13,7 @@ import pytest
 from bake import tree
 from bake.errors import BakeError, Busy
 from bake.weights.pack import pack
+from bake.weights.shard import shard
 from blob.blob import Blob
 from blob.errors import BlobError
 from blob.manifest import is_blob, read
@@ -119,8 +120,8 @@ def test_blobs_of_one_model_share_what_no_recipe_changed(checkpoint, tmp_path):
 def test_a_damaged_blob_is_mended_by_packing_it_again(checkpoint, tmp_path):
     """Its files are the store's: what is packed next must not be given the damaged ones."""
     packed(checkpoint, tmp_path / "blob")
-    for shard in read(tmp_path / "blob").shards:
-        path = tmp_path / "blob" / shard.path
+    for listed in read(tmp_path / "blob").shards:
+        path = tmp_path / "blob" / listed.path
         raw = bytearray(path.read_bytes())
         raw[-1] ^= 1
         path.chmod(0o644)
@@ -211,6 +212,8 @@ def test_a_blob_is_made_neither_in_a_store_nor_around_it(checkpoint, tmp_path, s
     before = content(tmp_path)
     with pytest.raises(BakeError, match="blob: is not apart from the store"):
         packed(checkpoint, tmp_path / "blob", store=tmp_path / store, force=True)
+    with pytest.raises(BakeError, match="blob: is not apart from the store"):
+        shard(None, 2, "raw", tmp_path / "blob", tmp_path / store, None)
     assert content(tmp_path) == before
 
 

@@ -114,7 +114,6 @@ def test_what_cannot_be_done_is_said_in_words_with_the_next_step(run, tmp_path):
         (["sweep", "--store", "nowhere"], "no store\nhint: pack a blob first"),
         (["sweep", "--store", "empty"], "empty: no store: there is no lock of ours in it"),
         (["pack", "small", "--codec", "int5", "--store", "small"], "small: no store: there is"),
-        (["shard", "small", "--tp", "2", "--out", "a", "--store", "a"], "not apart from the store"),
         (["pack", "small", "--codec", "int5", "--group", "0"], "multiple of 32, got 0"),
         (["pack", "small", "--codec", "q6_k", "--group", "32"], "takes no group"),
         (["pack", "small", "--codec", "int5", "--group", "31"], "multiple of 32"),
