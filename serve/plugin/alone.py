@@ -81,6 +81,8 @@ def configured(job: Job) -> Iterator[Any]:
         tensor_parallel_size=job.world,
         distributed_executor_backend="mp",
         enforce_eager=True,
+        # Nobody looks on.
+        use_tqdm_on_load=False,
         enable_prefix_caching=False,
         language_model_only=job.language_model_only,
         speculative_config=_drafts(job.drafts),
