@@ -4,6 +4,8 @@ A checkpoint of Qwen3.5's shape is made for it, the same for the same size: norm
 fixed seed, the tiny model's tokenizer. Every way of loading it runs in this process, without an
 engine, in turns, so that a slow minute of the machine is everybody's. The first turn compiles and
 is kept, but counts for no figure. A cold sample begins with none of the files in the page cache.
+A sample during which others took processor time is taken again, a few times; those rejected are
+kept, too, and count for no figure.
 
 Phases: a way's own, and ``create`` (an empty model), ``load``, ``post-process``, which vLLM does.
 ``map`` to ``copy`` lie in ``load``; ``decode``, ``verify`` are seconds of threads, side by side.
@@ -22,9 +24,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from rich.console import Console
 from rich.progress import track
 
 from experiments.record import Record, add, now, this_machine
+from scripts.quiet import timed
 from serve.command import EARLY
 from serve.plan import versions
 from serve.plugin import alone
@@ -42,6 +46,9 @@ from serve.settings import REPOSITORY
 TINY = REPOSITORY / "weights" / "tiny"
 MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 SHARD_BYTES = 512 * 10**6
+# Times that a sample is taken until it is quiet, and seconds between two of them.
+TRIES = 5
+PAUSE_SECONDS = 1
 # What a layer of the checkpoint measures; as Qwen3.5's smallest, with the tiny vocabulary.
 HIDDEN, INTERMEDIATE, HEAD, HEADS, KV_HEADS = 1024, 3584, 128, 8, 2
 KEY_HEADS, VALUE_HEADS = 8, 16
@@ -90,8 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.sync()
         samples, left_out = measure(checkpoint, blobs, parsed.samples)
         sizes = {"checkpoint": size_of(checkpoint), **{k: size_of(v) for k, v in blobs.items()}}
-    if not any(taken["turn"] for taken in samples):
-        print("nothing was measured", file=sys.stderr)
+    if not any(counts(taken) for taken in samples):
+        least = min((taken["others"] for taken in samples), default=0.0)
+        told = f"others took {least:.0%} of this machine or more; left out: {left_out or 'none'}"
+        print(f"nothing was measured: {told}", file=sys.stderr)
         return 1
     record = Record(
         kind="load",
@@ -269,17 +278,43 @@ def measure(
             if name in left_out or (cache == "cold" and not 0 < turn <= turns):
                 continue
             folder = blobs.get(WAYS[name].codec, checkpoint)
-            STATES[cache](folder)
+            # Kept, and told apart by its turn.
+            of: dict[str, Any] = {
+                "way": name,
+                "cache": cache,
+                "turn": turn if turn <= turns else -1,
+            }
+            take = partial(prepared, folder, name, cache, watch=turn > turns)
             try:
-                taken = sample(folder, WAYS[name], watch=turn > turns)
+                taken = quiet(take, TRIES if of["turn"] > 0 else 1)
             except Exception as error:
                 left_out[name] = why(WAYS[name], error)
                 continue
-            samples.append({"way": name, "cache": cache, "turn": turn, **taken})
-    for taken in samples:
-        # Kept, and told apart by its turn.
-        taken["turn"] = taken["turn"] if taken["turn"] <= turns else -1
+            samples += [{**of, **one} for one in taken]
     return samples, left_out
+
+
+def prepared(folder: Path, name: str, cache: str, *, watch: bool) -> dict[str, Any]:
+    """A sample that begins with the page cache in the state ``cache``."""
+    STATES[cache](folder)
+    return sample(folder, WAYS[name], watch=watch)
+
+
+def quiet(take: Callable[[], dict[str, Any]], tries: int) -> list[dict[str, Any]]:
+    """Samples up to the first quiet one, ``tries`` at most; those that are not are ``rejected``."""
+    samples: list[dict[str, Any]] = []
+    for left in reversed(range(tries)):
+        samples.append(take())
+        if not samples[-1]["rejected"]:
+            break
+        if left:
+            time.sleep(PAUSE_SECONDS)
+    return samples
+
+
+def counts(taken: Mapping[str, Any]) -> bool:
+    """Whether a sample counts for a figure of time."""
+    return taken["turn"] > 0 and not taken["rejected"]
 
 
 def why(way: Way, error: Exception) -> str:
@@ -292,7 +327,10 @@ def why(way: Way, error: Exception) -> str:
 
 
 def sample(folder: Path, way: Way, *, watch: bool) -> dict[str, Any]:
-    """One load: seconds by phase; with ``watch``, how much memory it took at most instead."""
+    """One load: seconds by phase, and what others took; with ``watch``, how much memory it took.
+
+    ``rejected`` when others took so much that its seconds are not those of this load.
+    """
     from vllm.model_executor.model_loader.utils import process_weights_after_loading
 
     # An engine's process has nothing to take again: what the last model left in the allocator,
@@ -300,7 +338,7 @@ def sample(folder: Path, way: Way, *, watch: bool) -> dict[str, Any]:
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     job = alone.Job(model=str(folder), load_format=way.load_format, extra=way.extra)
-    with alone.configured(job) as configured:
+    with alone.configured(job) as configured, timed() as whole:
         role = configured.model_config
         began = time.perf_counter()
         with alone.empty(configured, role) as (model, loader):
@@ -319,6 +357,8 @@ def sample(folder: Path, way: Way, *, watch: bool) -> dict[str, Any]:
     }
     return {
         "seconds": {phase: round(value, 4) for phase, value in seconds.items()},
+        "others": whole.others,
+        "rejected": not whole.quiet,
         **({"memory": memory} if watch else {}),
     }
 
@@ -382,13 +422,14 @@ def summary(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians of each way and phase, how much faster than the default, and the memory beside it."""
     figures: dict[str, Any] = {}
     for cache in STATES:
-        timed = [s for s in samples if s["cache"] == cache and s["turn"] > 0]
-        for way in dict.fromkeys(taken["way"] for taken in timed):
-            of_way = [taken["seconds"] for taken in timed if taken["way"] == way]
+        counted = [s for s in samples if s["cache"] == cache and counts(s)]
+        for way in dict.fromkeys(taken["way"] for taken in counted):
+            of_way = [taken["seconds"] for taken in counted if taken["way"] == way]
             figures[f"{way}, {cache}"] = {
                 phase: round(statistics.median([one.get(phase, 0.0) for one in of_way]), 4)
                 for phase in of_way[0]
             }
+            figures[f"{way}, {cache}"]["samples"] = len(of_way)
             figures[f"{way}, {cache}"]["load_least"] = min(one["load"] for one in of_way)
             figures[f"{way}, {cache}"]["load_most"] = max(one["load"] for one in of_way)
         if default := figures.get(f"default, {cache}"):
@@ -399,7 +440,7 @@ def summary(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if "memory" in taken:
             memory = taken["memory"]
             more = memory["most"] - memory["before"] - memory["weights"]
-            figures[f"{taken['way']}, warm"]["bytes_beside_weights"] = more
+            figures.setdefault(f"{taken['way']}, warm", {})["bytes_beside_weights"] = more
     return figures
 
 

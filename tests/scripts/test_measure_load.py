@@ -7,7 +7,8 @@ from scripts.measure_load import STATES, WAYS, bytes_of, layers_for, shapes, sum
 
 
 def taken(way: str, turn: int, load: float, cache: str = "warm", **more) -> dict:
-    return {"way": way, "turn": turn, "cache": cache, "seconds": {"load": load}, **more}
+    seconds = {"load": load}
+    return {"way": way, "turn": turn, "cache": cache, "seconds": seconds, "rejected": False, **more}
 
 
 def test_the_first_turn_and_the_watched_one_count_for_no_figure() -> None:
@@ -23,6 +24,33 @@ def test_the_first_turn_and_the_watched_one_count_for_no_figure() -> None:
     assert figures["default, warm"]["load_most"] == 4.0
     assert figures["blob raw, warm"]["load_against_default"] == 2.0
     assert figures["blob raw, warm"]["bytes_beside_weights"] == 30
+
+
+def test_what_others_disturbed_counts_for_no_figure() -> None:
+    memory = {"before": 100, "most": 190, "after": 150, "weights": 60}
+    samples = [
+        taken("default", 1, 99.0, rejected=True),
+        taken("default", 1, 2.0),
+        taken("blob raw", 1, 99.0, rejected=True),
+        taken("blob raw", -1, 99.0, memory=memory, rejected=True),
+    ]
+    figures = summary(samples)
+    assert (figures["default, warm"]["load_most"], figures["default, warm"]["samples"]) == (2.0, 1)
+    # Memory is this process's own.
+    assert figures["blob raw, warm"] == {"bytes_beside_weights": 30}
+
+
+@pytest.mark.parametrize(
+    ("noise", "kept"),
+    [([False], [False]), ([True, True, False], [True, True, False]), ([True] * 9, [True] * 3)],
+)
+def test_a_sample_is_taken_again_until_it_is_quiet_or_for_some_times(
+    monkeypatch, noise, kept
+) -> None:
+    monkeypatch.setattr(measure_load, "PAUSE_SECONDS", 0)
+    rejected = iter(noise)
+    samples = measure_load.quiet(lambda: {"rejected": next(rejected)}, 3)
+    assert [one["rejected"] for one in samples] == kept
 
 
 def test_warm_and_cold_are_compared_with_their_own_default() -> None:
