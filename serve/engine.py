@@ -69,10 +69,10 @@ class Status:
     loaded: tuple[str, ...] = ()
     compiled: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
-    weights: tuple[Mapping[str, Any], ...] = ()
     restarts: int = 0
     reason: str = ""
     fell_back: bool = False
+    weights: tuple[Mapping[str, Any], ...] = ()
 
 
 class Engine:

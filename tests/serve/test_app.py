@@ -79,9 +79,9 @@ def test_the_status_becomes_json_without_loss() -> None:
         ("a",),
         ("b", "c"),
         ("why",),
-        ({"seconds": {"decode": 0.5}},),
-        restarts=2,
-        reason="died",
+        2,
+        "died",
+        weights=({"seconds": {"decode": 0.5}},),
     )
     assert state_of(status) == {
         "state": "starting",
