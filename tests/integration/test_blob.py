@@ -56,7 +56,8 @@ def bake(folder: Path, *words: str) -> Path:
 
 def serving(folder: Path, blob: Path, variant: str) -> Any:
     """The blob behind the gateway; each has a cache of its own, as its path is in every key."""
-    return served(settings(variant, folder / "cache") | {"MODEL": str(blob)}, folder / blob.name)
+    beside = folder / f"run-{blob.name}"
+    return served(settings(variant, folder / "cache") | {"MODEL": str(blob)}, beside)
 
 
 def answers(running: Served) -> list[str]:
