@@ -40,6 +40,7 @@ from blob.rows import of_rows, pieces, sliced
 from blob.store import Store
 from experiments.record import Record, add, now, this_machine
 from scripts.quiet import Sample, sampled
+from scripts.starts import NotMeasured
 from serve.plan import versions
 from serve.settings import REPOSITORY
 
@@ -96,7 +97,7 @@ class Shape:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 when a record was added, 2 usage."""
+    """Exit status 0 when a record was added, 1 when the machine was never idle, 2 usage."""
     parsed = parser().parse_args(arguments)
     made, machine = now(), this_machine()
     threads = sorted({1, *(2**n for n in range(1, 8) if 2**n <= machine.cores), machine.cores})
@@ -119,7 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.rmtree(root / "checkpoint")
         blob = Blob.open(root / "blob")
         os.sync()
-        samples = measure(blob, threads, parsed.samples, parsed.naive_blocks, console)
+        try:
+            samples = measure(blob, threads, parsed.samples, parsed.naive_blocks, console)
+        except NotMeasured as error:
+            print(f"not measured: {error}", file=sys.stderr)
+            return 1
     figures = summary(samples, blob, packed.seconds)
     record = Record(
         kind="reconstruct",
