@@ -7,7 +7,6 @@ on different tensors. SHA-256 is the limit, as it takes longer than decoding: a 
 First touch of a page costs thrice what a copy does: buffers are used again, by ``Buffers``.
 """
 
-import os
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from blob.manifest import Tensor
 from blob.numpy_types import NUMPY
 from blob.proof import VERIFY, Clock, Proof, differs, in_order
 from blob.restore import Bytes, flat, restore
+from blob.rows import cores
 
 # Most that is decoded ahead of the consumer, unless one tensor alone is larger.
 HELD_BYTES = 2**30
@@ -170,11 +170,6 @@ def stream(
                 raise BlobError(f"{blob.folder}: no tensor {name} in this blob")
             tensors.append(by_name[name])
     return Stream(blob, tensors, threads or cores(), packed)
-
-
-def cores() -> int:
-    """Threads that can run at once here."""
-    return len(os.sched_getaffinity(0))
 
 
 def _given_back(blob: Blob, tensor: Tensor, clock: Clock, buffers: Buffers) -> Loaded:

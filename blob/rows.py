@@ -3,6 +3,7 @@
 For a single large tensor. A whole blob is spread by tensors instead (``blob.reconstruct``).
 """
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,11 @@ from blob.numpy_types import NUMPY
 
 # Numbers in a piece: its F32 input or BF16 output stays in a core's second-level cache.
 PIECE = 128 * 1024
+
+
+def cores() -> int:
+    """Threads that can run at once here."""
+    return len(os.sched_getaffinity(0))
 
 
 def pieces(rows: int, cols: int, numbers: int = PIECE) -> Iterator[slice]:

@@ -5,7 +5,6 @@ compared. It goes on after the first fault, so that a person sees how much is lo
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from blob.files import printable
 from blob.manifest import NAME, File, Manifest, Shard, Tensor, file_fault
 from blob.proof import Clock, differs, in_order
 from blob.restore import flat, restore, scratch_for
+from blob.rows import cores
 
 # Bytes done of bytes in all, of what tensors give back.
 Progress = Callable[[int, int], None]
@@ -57,7 +57,7 @@ def verify(folder: Path, progress: Progress, threads: int | None = None) -> list
             return Fault(error.where, error.detail)
         return None
 
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(threads or cores()) as pool:
         faults += [
             f
             for f in pool.map(lambda file: _file_fault(folder, file), blob.manifest.everything)

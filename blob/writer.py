@@ -6,7 +6,6 @@ one thread, tensor by tensor. The manifest comes last, and without it a folder i
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,7 @@ from blob.proof import in_order
 from blob.recipe import Choice
 from blob.registry import params_of
 from blob.restore import PIECE_BYTES, flat
-from blob.rows import empty_parts, of_rows, pieces, sliced
+from blob.rows import cores, empty_parts, of_rows, pieces, sliced
 from blob.store import Kept, Store
 
 # What the bytes of a codec could depend on.
@@ -113,7 +112,7 @@ def write(  # noqa: PLR0913 - what, where, and how
         raise BlobError(f"{folder}: there is a blob already", "remove it, or choose another folder")
     groups = _grouped(tensors)
     total, done = sum(plain.array.nbytes for plain in tensors), 0
-    with store.in_use(), ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with store.in_use(), ThreadPoolExecutor(threads or cores()) as pool:
         shards: list[Shard] = []
         entries: list[Tensor] = []
         making = [pool.submit(_shard, group, store) for group in groups]

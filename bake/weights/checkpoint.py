@@ -20,6 +20,7 @@ from blob.files import check_path, opened
 from blob.layout import read_header
 from blob.manifest import NAME
 from blob.numpy_types import NUMPY
+from blob.rows import cores
 
 INDEX = "model.safetensors.index.json"
 # What a model folder may hold that serving it does not need.
@@ -85,7 +86,7 @@ def digests(checkpoint: Checkpoint) -> dict[str, str]:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     paths = [checkpoint.folder / "config.json", *checkpoint.shards]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return dict(zip([path.name for path in paths], pool.map(digest, paths), strict=True))
 
 

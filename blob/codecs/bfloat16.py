@@ -5,9 +5,7 @@ infinity, and NaN stays NaN (one pattern, 0x7FC0, whatever its payload was; torc
 place of the number in the array). Nothing is flushed to zero: the processor's own conversion
 (``vcvtneps2bf16``) would flush what is subnormal, so it is not used.
 
-``rounded``, ``widened`` and ``nearest`` work on one number and are inlined into kernels. A kernel
-that calls them has to be touched when they change: Numba's cache looks at a kernel's own file
-alone.
+``rounded``, ``widened`` and ``nearest`` work on one number and are inlined into kernels.
 """
 
 from typing import Any

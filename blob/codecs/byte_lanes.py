@@ -3,8 +3,7 @@
 In a kernel: ``load_bytes(array, at)``, ``save_bytes(array, at, bytes)``, ``bits(bytes, shift,
 mask)``, ``joined(low, high, shift)``; ``signed(bytes)`` and ``unsigned(bytes)`` as float32 lanes,
 ``narrowed(lanes)`` back; ``store_bfloats(array, at, lanes)``, ``largest(lanes)``,
-``away(lanes)``. Indices are not checked. A kernel has to be touched when this module changes:
-Numba's cache looks at a kernel's own file alone.
+``away(lanes)``. Indices are not checked.
 """
 
 from typing import Any

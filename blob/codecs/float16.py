@@ -2,8 +2,7 @@
 
 Both ways are exact, subnormal numbers and infinities included, and equal what ggml's
 ``GGML_FP32_TO_FP16`` and ``GGML_FP16_TO_FP32`` give; ``numpy.float16`` is the reference. They
-work on one number and are inlined into kernels. A kernel that calls them has to be touched when
-they change: Numba's cache looks at a kernel's own file alone.
+work on one number and are inlined into kernels.
 
 Numba widens the sum of two 32-bit integers to 64 bits, which halves what a vector holds: every
 step is narrowed at once.

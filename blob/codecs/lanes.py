@@ -9,8 +9,7 @@ written: nothing is contracted, reordered or flushed.
 In a kernel: ``splat(number)``, ``load(array, at)``, ``store(array, at, lanes)``, ``+ - * /``,
 ``<``, ``>`` and ``==`` (false where a lane is NaN), ``select(mask, a, b)``, ``mask & mask``,
 ``magnitude``, ``root``, ``smaller``, ``larger``, ``nearest``, ``store_bytes``. Indices are not
-checked. A kernel has to be touched when this module changes: Numba's cache looks at a kernel's own
-file alone.
+checked.
 """
 
 import operator

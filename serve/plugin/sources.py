@@ -24,7 +24,7 @@ from blob.codecs import RowCodec
 from blob.errors import BlobError
 from blob.files import printable
 from blob.recipe import Recipe
-from blob.reconstruct import cores, stream
+from blob.reconstruct import stream
 from blob.restore import flat
 from serve.plugin.filling import NAMES, to_array, to_tensor
 
@@ -165,7 +165,7 @@ class CheckpointSource:
         codec = recipe.choose(name, shape, NAMES[tensor.dtype], wanted).codec
         if not isinstance(codec, RowCodec):
             return tensor
-        threads = self.threads or cores()
+        threads = self.threads or rows.cores()
         began = time.perf_counter()
         parts = rows.encode(codec, tensor.float().reshape(-1, shape[-1]).numpy(), threads)
         encoded = time.perf_counter()
