@@ -267,7 +267,7 @@ def read(folder: Path) -> Manifest:
 def file_fault(folder: Path, listed: File | Shard) -> str:
     """How a file of the blob in ``folder`` differs from its entry; empty when it does not."""
     try:
-        sha256, size = digest(folder / listed.path)
+        sha256, size = digest(folder / listed.path, listed.size)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:

@@ -11,7 +11,6 @@ A compile cache is pickles and shared libraries: code. So ``verify`` also says w
 to it (``serve.writers``). It knows nothing of vLLM, nor of what the files are for.
 """
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from blob.files import FORBIDDEN, check_path, opened, replace
+from blob.files import FORBIDDEN, check_path, digest, opened, replace
 from blob.spelling import canonical, strict
 from serve import writers
 from serve.errors import ServeError
@@ -38,8 +37,6 @@ OWN = (NAME, SIGNATURE)
 MAX_BYTES = 64 * 1024**2
 MAX_FILES = 200_000
 MAX_FILE_BYTES = 64 * 1024**3
-# Stays in a core's second-level cache between being read and being hashed.
-CHUNK_BYTES = 256 * 1024
 
 
 class ManifestError(ServeError):
@@ -164,8 +161,8 @@ def make(root: Path, threads: int | None = None) -> Manifest:
     paths = sorted(path for path in found.files if path not in OWN)
 
     def entry(path: str) -> Entry:
-        digest, size = _digest(root, path, MAX_FILE_BYTES)
-        return Entry(path=path, sha256=digest, size=size)
+        sha256, size = digest(root / path, MAX_FILE_BYTES)
+        return Entry(path=path, sha256=sha256, size=size)
 
     try:
         with ThreadPoolExecutor(threads or hashers()) as pool:
@@ -283,29 +280,16 @@ def _open_to_others(path: Path, shown: str, status: os.stat_result) -> list[Viol
 
 def _differs(root: Path, entry: Entry) -> Violation | None:
     try:
-        digest, size = _digest(root, entry.path, entry.size)
+        sha256, size = digest(root / entry.path, entry.size)
     except OSError as error:
         return Violation(entry.path, Kind.UNREADABLE, f"cannot be read: {error.strerror}")
     if size != entry.size:
         detail = f"size differs (expected {entry.size}, got {size})"
         return Violation(entry.path, Kind.SIZE, detail)
-    if digest != entry.sha256:
-        detail = f"sha256 differs (expected {entry.sha256[:12]}…, got {digest[:12]}…)"
+    if sha256 != entry.sha256:
+        detail = f"sha256 differs (expected {entry.sha256[:12]}…, got {sha256[:12]}…)"
         return Violation(entry.path, Kind.DIGEST, detail)
     return None
-
-
-def _digest(root: Path, path: str, size: int) -> tuple[str, int]:
-    """SHA-256 and size of a plain file; one larger than ``size`` is not read at all."""
-    with opened(root / path) as file:
-        if (there := os.fstat(file.fileno()).st_size) > size:
-            return "", there
-        digest, buffer, total = hashlib.sha256(), bytearray(CHUNK_BYTES), 0
-        # The interpreter's lock is off while a chunk is read and while it is hashed.
-        while got := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:got])
-            total += got
-    return digest.hexdigest(), total
 
 
 def _shown(path: str) -> str:
