@@ -1,7 +1,9 @@
 """What can go wrong in ``bake``.
 
 BakeError          stops the program (exit 1): what happened, and the next step
-└── Busy           another process works on the same root
+├── Busy           another process works on the same root
+├── Malformed      a file is not what its format says, or asks for more than a reader gives
+└── Unsupported    a file is sound, and something of it is not known here
 """
 
 from pathlib import Path
@@ -21,3 +23,18 @@ class Busy(BakeError):
             f"{root}: process {holder} is making it",
             "wait until it is done, or stop it; nothing was touched",
         )
+
+
+class Malformed(BakeError):
+    """``where`` is the file, or a part of it; ``offset`` where in the file it shows."""
+
+    def __init__(self, where: str, detail: str, offset: int | None = None) -> None:
+        at = "" if offset is None else f" (at byte {offset})"
+        super().__init__(f"{where}: {detail}{at}", "it is damaged or was made to be: fetch it again")
+        self.where = where
+        self.detail = detail
+        self.offset = offset
+
+
+class Unsupported(BakeError):
+    """Says exactly what of a file is not known."""

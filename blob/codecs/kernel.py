@@ -2,14 +2,15 @@
 
 Numba's own cache looks at the file that holds a kernel, by its time: code inlined from another
 file would stay as it was, and a copied file would be compiled again. Ours looks at what all files
-of this folder say. It takes ``NUMBA_CACHE_DIR`` even where nobody can write to it, as in a baked
+of this folder say, and all of the kernel's own where that is another. It takes ``NUMBA_CACHE_DIR`` even where nobody can write to it, as in a baked
 root, and ``__pycache__`` otherwise.
 """
 
 import contextlib
 import hashlib
 import os
-from functools import cache, partial
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,32 @@ from numba.core.caching import CacheImpl, UserProvidedCacheLocator
 
 HERE = Path(__file__).parent
 
-# Never fastmath: it contracts a multiplication and an addition to one rounding, and bytes change.
-kernel = partial(njit, cache=True, nogil=True, error_model="numpy")()
+# Folders that hold kernels of ours.
+HOMES: set[Path] = set()
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile ``function`` when it is first called, and keep its machine code.
+
+    Never fastmath: it contracts a multiplication and an addition to one rounding, and bytes change.
+    """
+    HOMES.add(Path(function.__code__.co_filename).parent)
+    return njit(cache=True, nogil=True, error_model="numpy")(function)
 
 
 class Locator(UserProvidedCacheLocator):  # type: ignore[misc]
-    """Where the kernels of this folder are kept; those of others are not touched."""
+    """Where our kernels are kept; those of others are not touched."""
 
     def __init__(self, py_func: Any, py_file: str) -> None:
         super().__init__(py_func, py_file)
+        self._home = Path(py_file).parent
         if not config.CACHE_DIR:
-            self._cache_path = str(HERE / "__pycache__")
+            self._cache_path = str(self._home / "__pycache__")
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> "Locator | None":
         """For a kernel of ours, if there is a place for it."""
-        if Path(py_file).parent != HERE:
+        if Path(py_file).parent not in HOMES:
             return None
         made = cls(py_func, py_file)
         made.ensure_cache_path()
@@ -47,14 +58,15 @@ class Locator(UserProvidedCacheLocator):  # type: ignore[misc]
 
     def get_source_stamp(self) -> str:
         """Of every file that a kernel could inline."""
-        return _stamp()
+        return _stamp(self._home)
 
 
 @cache
-def _stamp() -> str:
+def _stamp(home: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(HERE.glob("*.py")):
-        digest.update(path.read_bytes())
+    for folder in sorted({HERE, home}):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

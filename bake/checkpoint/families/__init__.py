@@ -1,0 +1,1 @@
+"""Families of models: what GGUF calls their parts, and the folder they become."""

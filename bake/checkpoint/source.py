@@ -1,0 +1,99 @@
+"""Where the bytes of a checkpoint are: a mapped file, bytes, anything that seeks, or a server.
+
+A parser asks for ranges and never learns which it is, so each gives the same answer. A range
+outside the file is the file's fault, and said so.
+"""
+
+import io
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from bake.errors import BakeError, Malformed
+from blob.files import opened
+
+
+class Source(Protocol):
+    """Bytes that can be asked for by range."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    def read(self, begin: int, end: int) -> memoryview:
+        """Exactly the bytes from ``begin`` to ``end``; without a copy where that is possible.
+
+        :raises Malformed: the range is not within the source.
+        :raises BakeError: it cannot be read.
+        """
+
+
+class Bytes:
+    """Bytes in memory, a mapped file among them."""
+
+    def __init__(self, raw: bytes | bytearray | memoryview | mmap.mmap, name: str = "") -> None:
+        self.name = name or "bytes"
+        self.view = memoryview(raw)
+        self.size = len(self.view)
+
+    def read(self, begin: int, end: int) -> memoryview:
+        """A view, nothing is copied."""
+        check_range(self, begin, end)
+        return self.view[begin:end]
+
+
+class Seekable:
+    """A file that seeks; bytes are copied."""
+
+    def __init__(self, file: BinaryIO | io.RawIOBase, name: str = "") -> None:
+        self.name = name or "file"
+        self.file = file
+        self.size = file.seek(0, os.SEEK_END)
+
+    def read(self, begin: int, end: int) -> memoryview:
+        """As many reads as it takes."""
+        check_range(self, begin, end)
+        self.file.seek(begin)
+        got = bytearray()
+        while len(got) < end - begin:
+            some = self.file.read(end - begin - len(got))
+            if not some:
+                raise Malformed(self.name, f"ends at {begin + len(got)}, was {self.size} long")
+            got += some
+        return memoryview(got)
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[Bytes]:
+    """A plain file, mapped: nothing is read before it is looked at. Links are followed.
+
+    :raises BakeError: it cannot be opened, or is no plain file.
+    """
+    try:
+        with opened(path.resolve()) as file:
+            if not (size := os.fstat(file.fileno()).st_size):
+                yield Bytes(b"", str(path))
+                return
+            whole = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise BakeError(f"{path}: cannot be read: {error.strerror}") from error
+    # Not closed: arrays over it may be alive, and it goes when the last of them does.
+    yield Bytes(whole, str(path))
+
+
+def check_range(source: Source, begin: int, end: int) -> None:
+    """Whether there are bytes from ``begin`` to ``end``.
+
+    :raises Malformed: there are not.
+    """
+    if not 0 <= begin <= end <= source.size:
+        raise Malformed(
+            source.name, f"wants bytes {begin} to {end} of a file of {source.size}", begin
+        )
