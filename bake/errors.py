@@ -30,7 +30,7 @@ class Malformed(BakeError):
 
     def __init__(self, where: str, detail: str, offset: int | None = None) -> None:
         at = "" if offset is None else f" (at byte {offset})"
-        super().__init__(f"{where}: {detail}{at}", "it is damaged or was made to be: fetch it again")
+        super().__init__(f"{where}: {detail}{at}", "it is damaged: fetch it again")
         self.where = where
         self.detail = detail
         self.offset = offset

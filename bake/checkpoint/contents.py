@@ -1,4 +1,4 @@
-"""What is in a file, whatever its format: tensors and where they lie, and what it says of itself."""
+"""What is in a file, whatever its format: tensors, where they lie, what it says of itself."""
 
 from collections.abc import Mapping
 from math import prod

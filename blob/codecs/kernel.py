@@ -2,8 +2,8 @@
 
 Numba's own cache looks at the file that holds a kernel, by its time: code inlined from another
 file would stay as it was, and a copied file would be compiled again. Ours looks at what all files
-of this folder say, and all of the kernel's own where that is another. It takes ``NUMBA_CACHE_DIR`` even where nobody can write to it, as in a baked
-root, and ``__pycache__`` otherwise.
+of this folder say, and all of the kernel's own where that is another. It takes ``NUMBA_CACHE_DIR``
+even where nobody can write to it, as in a baked root, and ``__pycache__`` otherwise.
 """
 
 import contextlib
