@@ -2,7 +2,7 @@
 
 In a kernel: ``load_bytes(array, at)``, ``save_bytes(array, at, bytes)``, ``bits(bytes, shift,
 mask)``, ``joined(low, high, shift)``; ``signed(bytes)`` and ``unsigned(bytes)`` as float32 lanes,
-``narrowed(lanes)`` back; ``store_bfloats(array, at, lanes)``, ``largest(lanes)``,
+``narrowed(lanes)`` back; ``store_numbers(array, at, lanes)``, ``largest(lanes)``,
 ``away(lanes)``. Indices are not checked.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, register_model
 
 from blob.codecs.lanes import BYTES, COUNT, FLOATS, WORDS, lanes
@@ -133,22 +134,30 @@ def narrowed(typing: Any, value: Any) -> Any:
     return byte_lanes(value), emit
 
 
-@intrinsic
-def store_bfloats(typing: Any, array: Any, at: Any, value: Any) -> Any:
-    """Lanes as BF16 bits, to nearest, ties to even, into ``array[at : at + 16]``, uint16 and flat.
+def _bfloats(builder: Any, value: Any) -> Any:
+    """BF16 bits of float32 lanes, to nearest, ties to even: as ``bfloat16.rounded``."""
+    sixteen = _constant(WORDS, 16)
+    exact = builder.bitcast(value, WORDS)
+    kept = builder.lshr(exact, sixteen)
+    bias = builder.add(builder.and_(kept, _constant(WORDS, 1)), _constant(WORDS, 0x7FFF))
+    nearest = builder.lshr(builder.add(exact, bias), sixteen)
+    nan = builder.fcmp_unordered("uno", value, value)
+    return builder.trunc(builder.select(nan, _constant(WORDS, NAN), nearest), SHORTS)
 
-    The same arithmetic as ``bfloat16.rounded``.
+
+@intrinsic
+def store_numbers(typing: Any, array: Any, at: Any, value: Any) -> Any:
+    """Lanes into ``array[at : at + 16]``, flat, in what ``array`` holds: float32 as they are, or
+    BF16 bits (uint16), to nearest, ties to even.
     """
+    rounding = array.dtype == types.uint16
+    if not rounding and array.dtype != types.float32:
+        raise TypingError(f"numbers are stored as float32 or uint16 (BF16 bits), not {array.dtype}")
+    vector, align = (SHORTS, 2) if rounding else (FLOATS, 4)
 
     def emit(context: Any, builder: Any, kinds: Any, values: Any) -> Any:
-        sixteen = _constant(WORDS, 16)
-        exact = builder.bitcast(values[2], WORDS)
-        kept = builder.lshr(exact, sixteen)
-        bias = builder.add(builder.and_(kept, _constant(WORDS, 1)), _constant(WORDS, 0x7FFF))
-        nearest = builder.lshr(builder.add(exact, bias), sixteen)
-        nan = builder.fcmp_unordered("uno", values[2], values[2])
-        halves = builder.trunc(builder.select(nan, _constant(WORDS, NAN), nearest), SHORTS)
-        builder.store(halves, _place(context, builder, kinds, values, SHORTS), align=2)
+        numbers = _bfloats(builder, values[2]) if rounding else values[2]
+        builder.store(numbers, _place(context, builder, kinds, values, vector), align=align)
         return context.get_dummy_value()
 
     return types.void(array, at, value), emit

@@ -1,9 +1,12 @@
-"""ggml's blocks back to numbers: Q8_0, Q4_K, Q5_K and Q6_K straight to BF16.
+"""ggml's blocks back to numbers: Q8_0, Q4_K, Q5_K and Q6_K, straight to BF16 or float32.
 
 Each decoder takes blocks as rows of bytes (rows × bytes, a row contiguous) and fills BF16 bits
 (rows × cols, contiguous). The numbers are the float32 ones that ``dequantize_row_*`` of
 ggml-quants.c gives, every product and difference rounded as there, and then rounded to BF16: to
 nearest, ties to even. Each has a reference in NumPy that gives the float32 numbers.
+
+The kernels (``*_rows``) take flat blocks, how many bytes apart rows begin, how many rows there
+are, and a flat array to fill: uint16 for BF16 bits, or float32 for the numbers unrounded.
 
 What a block holds is in ggml-common.h (``block_q8_0``, ``block_q4_K``, …); the layouts stand at
 the references. No kernel trusts a block: whatever the bytes, it stays inside its arrays.
@@ -16,12 +19,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 from blob.codecs import Bfloats, Floats
-from blob.codecs.byte_lanes import bits, joined, load_bytes, signed, store_bfloats, unsigned
+from blob.codecs.byte_lanes import bits, joined, load_bytes, signed, store_numbers, unsigned
 from blob.codecs.float16 import from_half
 from blob.codecs.kernel import kernel
 from blob.codecs.lanes import splat
 
 Bytes = NDArray[np.uint8]
+Numbers = Floats | Bfloats  # what a kernel fills
 
 SUPER = 256  # numbers of a super-block of the k-quants
 Q8_0_BYTES, Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES = 34, 144, 176, 210
@@ -103,7 +107,7 @@ def half_at(blocks: Any, at: Any) -> Any:
 
 
 @kernel
-def q8_0_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
+def q8_0_rows(blocks: Bytes, stride: int, rows: int, out: Numbers) -> None:
     cols = out.size // rows
     for row in range(rows):
         at = row * stride
@@ -111,7 +115,7 @@ def q8_0_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
             scale = splat(half_at(blocks, at))
             for i in range(0, 32, 16):
                 quants = signed(load_bytes(blocks, at + 2 + i))
-                store_bfloats(out, to + i, quants * scale)
+                store_numbers(out, to + i, quants * scale)
             at += Q8_0_BYTES
 
 
@@ -132,7 +136,7 @@ def minimum_of(scales: Any, at: Any, j: Any) -> Any:
 
 
 @kernel
-def q4_k_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
+def q4_k_rows(blocks: Bytes, stride: int, rows: int, out: Numbers) -> None:
     cols = out.size // rows
     for row in range(rows):
         at = row * stride
@@ -146,15 +150,15 @@ def q4_k_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
                 for i in range(0, 32, 16):
                     quants = load_bytes(blocks, at + 16 + 16 * j + i)
                     to = first + 32 * j + i
-                    store_bfloats(out, to, step * unsigned(bits(quants, 0, 15)) - less)
-                    store_bfloats(
+                    store_numbers(out, to, step * unsigned(bits(quants, 0, 15)) - less)
+                    store_numbers(
                         out, to + 32, next_step * unsigned(bits(quants, 4, 15)) - next_less
                     )
             at += Q4_K_BYTES
 
 
 @kernel
-def q5_k_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
+def q5_k_rows(blocks: Bytes, stride: int, rows: int, out: Numbers) -> None:
     cols = out.size // rows
     for row in range(rows):
         at = row * stride
@@ -171,13 +175,13 @@ def q5_k_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
                     low = joined(bits(quants, 0, 15), bits(fifth, j, 1), 4)
                     high = joined(bits(quants, 4, 15), bits(fifth, j + 1, 1), 4)
                     to = first + 32 * j + i
-                    store_bfloats(out, to, step * unsigned(low) - less)
-                    store_bfloats(out, to + 32, next_step * unsigned(high) - next_less)
+                    store_numbers(out, to, step * unsigned(low) - less)
+                    store_numbers(out, to + 32, next_step * unsigned(high) - next_less)
             at += Q5_K_BYTES
 
 
 @kernel
-def q6_k_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
+def q6_k_rows(blocks: Bytes, stride: int, rows: int, out: Numbers) -> None:
     cols = out.size // rows
     offset = splat(32)
     steps = blocks.view(np.int8)
@@ -197,13 +201,13 @@ def q6_k_rows(blocks: Bytes, stride: int, rows: int, out: Bfloats) -> None:
                     third_six = joined(bits(even, 4, 15), bits(upper, 4, 3), 4)
                     fourth_six = joined(bits(odd, 4, 15), bits(upper, 6, 3), 4)
                     step = splat(scale * np.float32(steps[group]))
-                    store_bfloats(out, to, step * (unsigned(first_six) - offset))
+                    store_numbers(out, to, step * (unsigned(first_six) - offset))
                     step = splat(scale * np.float32(steps[group + 2]))
-                    store_bfloats(out, to + 32, step * (unsigned(second_six) - offset))
+                    store_numbers(out, to + 32, step * (unsigned(second_six) - offset))
                     step = splat(scale * np.float32(steps[group + 4]))
-                    store_bfloats(out, to + 64, step * (unsigned(third_six) - offset))
+                    store_numbers(out, to + 64, step * (unsigned(third_six) - offset))
                     step = splat(scale * np.float32(steps[group + 6]))
-                    store_bfloats(out, to + 96, step * (unsigned(fourth_six) - offset))
+                    store_numbers(out, to + 96, step * (unsigned(fourth_six) - offset))
             at += Q6_K_BYTES
 
 
