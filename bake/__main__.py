@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bake.checkpoint import verbs as checkpoints
 from bake.progress import bar
 from bake.progress import shown as progress_of_phases
 from bake.weights import verbs as weights
 from serve import __version__, baked
+from serve.choice import choose_model
 from serve.cli import positive, run_verb
 from serve.errors import ConfigError
 from serve.model import find_model
@@ -31,6 +33,9 @@ EXAMPLES = """examples:
   preheat bake cache-import cache_import.tar.zst --force
   preheat bake keygen --out ~/.preheat
   preheat bake sign .cache/baked/cpu/tiny/seq8-best --key ~/.preheat/preheat.key
+  preheat bake inspect model.gguf --tensors
+  preheat bake convert model.gguf weights/mine
+  preheat bake verify-checkpoint weights/mine --full
   preheat bake pack tiny --codec int5
   preheat bake verify .cache/blobs/tiny-int5
   preheat bake diff .cache/blobs/tiny-int5 .cache/blobs/tiny-q6_k
@@ -39,7 +44,9 @@ Roots lie in PREHEAT_BAKED_ROOT/<target>/<model>/<variant>, blobs in PREHEAT_BLO
 Exit status 0 done, 1 failed, 2 usage or configuration.
 """
 # What brings a package that is missing; all others come with "bake".
-EXTRAS = dict.fromkeys(("blake3", "llvmlite", "numba", "numpy", "safetensors"), "blob")
+EXTRAS = dict.fromkeys(
+    ("blake3", "llvmlite", "numba", "numpy", "safetensors", "tokenizers"), "blob"
+)
 ARCHIVE = Path("cache_import.tar.zst")
 
 
@@ -71,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     _import_options(_verb(verbs, "cache-import", _import, "check an archive and put its roots in"))
     _keygen_options(_verb(verbs, "keygen", _keygen, "make a pair of keys to sign roots with"))
     _sign_options(_verb(verbs, "sign", _sign, "sign the manifest of a baked root"))
+    checkpoints.add(partial(_verb, verbs))
     weights.add(partial(_verb, verbs))
     return top
 
@@ -100,9 +108,13 @@ def _settings(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Setting
 def _roots(settings: Settings, variants: Sequence[str]) -> list[str]:
     """``<target>/<model>/<variant>`` of each, as a server with these settings would look for it."""
     target = choose_target(settings.target, probe_gpu(), settings.experiments)
-    model = find_model(settings.model or target.default_model, settings.experiments)
-    names = [load_variant(name, settings.experiments).name for name in variants]
-    return [f"{target.name}/{model.name}/{name}" for name in dict.fromkeys(names)]
+    roots = []
+    for name in dict.fromkeys(variants):
+        variant = load_variant(name, settings.experiments)
+        choice = choose_model(settings.model, target, [variant])
+        model = find_model(choice.model, settings.experiments)
+        roots.append(f"{target.name}/{model.name}/{variant.name}")
+    return roots
 
 
 def _cache_options(verb: argparse.ArgumentParser) -> None:

@@ -58,8 +58,11 @@ def _check_beside(root: Path, lock: Path) -> None:
             raise BakeError(f"{other}: exists, and nothing of ours made it", "move it away first")
 
 
-def recover(root: Path) -> list[str]:
-    """Under the lock: undo what a maker that was killed left behind. Tells what was done."""
+def recover(root: Path, *, keep_part: bool = False) -> list[str]:
+    """Under the lock: undo what a maker that was killed left behind. Tells what was done.
+
+    ``keep_part``: its maker knows how to go on with it.
+    """
     done = []
     part, old = beside(root, ".part"), beside(root, ".old")
     if old.exists():
@@ -69,7 +72,7 @@ def recover(root: Path) -> list[str]:
         else:
             old.rename(root)
             done.append(f"{root} is back: its replacement was interrupted")
-    if part.exists():
+    if part.exists() and not keep_part:
         remove(part)
         done.append(f"removed {part}: making it was interrupted")
     return done

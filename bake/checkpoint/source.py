@@ -48,6 +48,13 @@ class Bytes:
         check_range(self, begin, end)
         return self.view[begin:end]
 
+    def forget(self, begin: int, end: int) -> None:
+        """Bytes that were used up: of a mapped file, they stop counting as memory of ours."""
+        if isinstance(whole := self.view.obj, mmap.mmap):
+            first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+            if first < end:
+                whole.madvise(mmap.MADV_DONTNEED, first, end - first)
+
 
 class Seekable:
     """A file that seeks; bytes are copied."""

@@ -1,0 +1,94 @@
+"""``preheat bake inspect | convert | verify-checkpoint``: the verbs on checkpoints."""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from bake.progress import bar
+
+Run = Callable[[argparse.Namespace], int]
+# Makes the parser of a verb: its name, what runs it, and a sentence.
+Add = Callable[[str, Run, str], argparse.ArgumentParser]
+
+
+def add(verb: Add) -> None:
+    """Add the verbs to a command line."""
+    _inspect_options(verb("inspect", _inspect, "tell what a checkpoint is, from its headers alone"))
+    _convert_options(verb("convert", _convert, "make a plain Hugging Face folder of a checkpoint"))
+    _verify_options(
+        verb("verify-checkpoint", _verify, "ask whether a checkpoint is whole and fits together")
+    )
+
+
+def _inspect_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("path", metavar="PATH", help="a file, a folder, or an http(s) address")
+    verb.add_argument("--tensors", action="store_true", help="every tensor, too")
+
+
+def _inspect(parsed: argparse.Namespace) -> int:
+    from bake.checkpoint import table
+    from bake.checkpoint.inspect import inspect
+
+    found = inspect(parsed.path)
+    if parsed.json:
+        print(json.dumps(table.as_json(found, tensors=parsed.tensors), indent=2))
+        return 0
+    print("\n".join(table.inspected(found, tensors=parsed.tensors)))
+    return 0
+
+
+def _convert_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("src", type=Path, metavar="SRC", help="a file or a folder")
+    verb.add_argument("dst", type=Path, metavar="DST", help="the folder to make")
+    verb.add_argument("--dtype", choices=("bf16", "f32"), default="bf16", help="of all numbers")
+    verb.add_argument(
+        "--config", type=Path, metavar="FILE", help="config.json, where SRC has none beside it"
+    )
+    verb.add_argument("--force", action="store_true", help="replace what a conversion made")
+
+
+def _convert(parsed: argparse.Namespace) -> int:
+    from bake.checkpoint.convert import convert
+
+    with bar("converting", quiet=parsed.json) as shown:
+        made = convert(
+            parsed.src,
+            parsed.dst.absolute(),
+            parsed.dtype.upper(),
+            shown,
+            config=parsed.config,
+            force=parsed.force,
+        )
+    if parsed.json:
+        print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))
+        return 0
+    print(f"wrote {made.folder}: {made.tensors} tensors, {made.bytes} bytes, {made.seconds:.1f} s")
+    if made.resumed:
+        print(f"{made.resumed} of {made.files} files were done by an earlier run")
+    if made.dropped:
+        print(f"left out: {len(made.dropped)} tensors that plain weights have no use for")
+    print(f"serve it: make serve MODEL={parsed.dst}")
+    return 0
+
+
+def _verify_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("path", type=Path, metavar="DIR", help="a checkpoint folder, or one file")
+    verb.add_argument("--full", action="store_true", help="read every number, not a sample")
+    verb.add_argument("--digests", type=Path, metavar="FILE", help="what sha256sum wrote")
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    from bake.checkpoint import table
+    from bake.checkpoint.verify import read_digests, verify
+
+    digests = read_digests(parsed.digests) if parsed.digests else None
+    with bar("reading", quiet=parsed.json) as shown:
+        report = verify(parsed.path, full=parsed.full, digests=digests, progress=shown)
+    if parsed.json:
+        checks = [asdict(check) for check in report.checks]
+        print(json.dumps({"path": str(report.path), "sound": report.sound, "checks": checks}))
+    else:
+        print("\n".join(table.verified(report)))
+    return 0 if report.sound else 1
