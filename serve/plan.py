@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serve import __version__
+from serve.choice import NAMED, choose_model
 from serve.command import Command, Place, build, engine_environment
 from serve.errors import ConfigError
 from serve.model import Model, find_model, load_model
@@ -44,7 +45,7 @@ class Plan:
     """One run, decided: nothing is looked up after this.
 
     ``fallback`` is the command to start by when the one with the baked cache fails at it; none
-    when there is nothing to fall back from, or the policy forbids it.
+    when there is nothing to fall back from, or the policy forbids it. ``why`` it is this model.
     """
 
     variant: Variant
@@ -54,6 +55,7 @@ class Plan:
     command: Command
     cache: Cache = Cache()
     fallback: Command | None = None
+    why: str = NAMED
 
     def within(self, environ: Mapping[str, str]) -> "Plan":
         """The same with the whole environment of the engine in its commands."""
@@ -76,6 +78,7 @@ class Plan:
             "dropped": dropped,
             "model": {
                 "name": self.model.name,
+                "why": self.why,
                 "architecture": self.model.architecture,
                 "weight_bytes": self.model.weight_bytes,
                 "blob": asdict(self.model.blob) if self.model.blob else None,
@@ -94,15 +97,16 @@ def make_plan(settings: Settings, python: Path, socket: Path) -> Plan:
     variant = load_variant(settings.variant, settings.experiments)
     gpu = probe_gpu()
     target = choose_target(settings.target, gpu, settings.experiments)
-    source = find_model(settings.model or target.default_model, settings.experiments)
-    model = load_model(source)
+    choice = choose_model(settings.model, target, [variant])
+    model = load_model(find_model(choice.model, settings.experiments))
     try:
         cache_root = (settings.cache_root / variant.name).resolve()
     except (OSError, RuntimeError) as error:
         # Links that lead in a circle; a relative path where the working directory is gone.
         raise ConfigError(f"PREHEAT_CACHE_ROOT={settings.cache_root}: {error}") from error
     place = Place(python, cache_root, socket)
-    return Plan(variant, model, target, gpu, build(variant, model, target, place))
+    command = build(variant, model, target, place)
+    return Plan(variant, model, target, gpu, command, why=choice.why)
 
 
 def versions() -> dict[str, str]:

@@ -142,6 +142,7 @@ def _tell(plan: Plan, environ: Mapping[str, str]) -> None:
     logger.info(
         "variant %s, model %s, target %s", plan.variant.name, plan.model.name, plan.target.name
     )
+    logger.info("model %s: %s", plan.model.name, plan.why)
     for dropped in plan.command.dropped:
         logger.warning("%s", dropped)
     for level, line in tell(plan.cache):

@@ -35,7 +35,7 @@ class Settings(Config):
     model: str | None = Field(
         None,
         description="A name in experiments/models/ or the path of a checkpoint folder; "
-        "the target's own default when not set.",
+        "the target's default for the variant when not set.",
     )
     target: str | None = Field(
         None, description="A name in experiments/targets/; detected when not set."

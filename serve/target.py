@@ -23,6 +23,11 @@ class Target(Config):
     name: str = Field(description="Name of the file; not settable.")
     device: Literal["cpu", "cuda"] = Field(description="vLLM backend.")
     default_model: str = Field(description="Model served when MODEL is not given.")
+    default_model_with_mtp: str = Field(
+        "",
+        description="The same for variants that draft with the checkpoint's MTP head; "
+        "`DEFAULT_MODEL` when not set.",
+    )
     device_names: Annotated[tuple[str, ...], CommaSeparated] = Field(
         (), description="GPU names, as nvidia-smi prints them, that are this target."
     )

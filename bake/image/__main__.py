@@ -18,6 +18,7 @@ from bake.errors import BakeError
 from bake.progress import Timer, shown
 from bake.shipping import Terms
 from serve import __version__
+from serve.choice import Choice, choose_model
 from serve.cli import run_verb
 from serve.errors import ConfigError
 from serve.model import find_model, load_model
@@ -111,6 +112,16 @@ def _target(settings: Settings) -> Target:
     return choose_target(settings.target, probe_gpu(), settings.experiments)
 
 
+def _choice(settings: Settings, target: Target, variants: Sequence[str]) -> Choice:
+    """The one model that an image of ``variants`` holds; all there are, if none is named.
+
+    :raises ConfigError: a variant that does not exist.
+    """
+    names = variants or known_variants(settings.experiments)
+    loaded = [load_variant(name, settings.experiments) for name in names]
+    return choose_model(settings.model, target, loaded)
+
+
 def _wanted(parsed: argparse.Namespace, variants: Sequence[str]) -> Any:
     """What to build, every word of it known to exist.
 
@@ -120,8 +131,9 @@ def _wanted(parsed: argparse.Namespace, variants: Sequence[str]) -> Any:
 
     settings = _settings(parsed, os.environ)
     target = _target(settings)
-    source = find_model(settings.model or target.default_model, settings.experiments)
-    model = load_model(source)
+    names = list(dict.fromkeys(variants or known_variants(settings.experiments)))
+    choice = _choice(settings, target, names)
+    model = load_model(find_model(choice.model, settings.experiments))
     if model.path != (REPOSITORY / "weights" / model.path.name).resolve():
         raise ConfigError(
             f"model {model.name} lies in {model.path}: an image holds what lies in weights/",
@@ -132,15 +144,13 @@ def _wanted(parsed: argparse.Namespace, variants: Sequence[str]) -> Any:
             f"IMAGE={image!r}: a build makes the tag itself, of version, device and model",
             f"say IMAGE={image.rpartition(':')[0]}, and tag what was built: docker tag",
         )
-    names = variants or known_variants(settings.experiments)
-    for name in names:
-        load_variant(name, settings.experiments)
     return Wanted(
         repository=REPOSITORY,
         name=image,
         model=model.name,
+        why=choice.why,
         target=target,
-        variants=tuple(dict.fromkeys(names)),
+        variants=tuple(names),
         base=os.environ.get("BASE_IMAGE") or BASE,
         weight_bytes=model.weight_bytes,
         network=os.environ.get("BUILD_NETWORK", ""),
@@ -158,7 +168,7 @@ def _name(parsed: argparse.Namespace) -> str:
     return str(name)
 
 
-def _tagged(parsed: argparse.Namespace) -> str:
+def _tagged(parsed: argparse.Namespace, variants: Sequence[str] = ()) -> str:
     """The tag to look for: as given, or the one that a build of these settings has."""
     from bake.image.make import tag
 
@@ -167,7 +177,7 @@ def _tagged(parsed: argparse.Namespace) -> str:
         return name
     settings = _settings(parsed, os.environ)
     target = _target(settings)
-    return tag(name, target.device, Path(settings.model or target.default_model).name)
+    return tag(name, target.device, Path(_choice(settings, target, variants).model).name)
 
 
 def _build(parsed: argparse.Namespace) -> int:
@@ -188,6 +198,7 @@ def _make(parsed: argparse.Namespace, wanted: Any) -> int:
     from bake.image import daemon, make, report
 
     with daemon.engine() as client, shown() as progress:
+        progress.say(f"model {wanted.model}: {wanted.why}")
         made = make.make(client, wanted, Timer(progress))
         layers = report.layers(client, made.image)
     if parsed.json:
@@ -226,7 +237,7 @@ def _export(parsed: argparse.Namespace) -> int:
 def _verify(parsed: argparse.Namespace) -> int:
     from bake.image import daemon, report, verify
 
-    image = _tagged(parsed)
+    image = _tagged(parsed, parsed.variants)
     with daemon.engine() as client, shown() as progress:
         holds = verify.check_image(client, image)
         daemon.check_device(daemon.facts(client), holds.device)
@@ -269,7 +280,8 @@ def _chosen(parsed: argparse.Namespace) -> tuple[Any, bool]:
     from bake.image import run
 
     runtime = run.parse(os.environ.get("RUNTIME", ""))
-    asked, image = _asked(parsed), _tagged(parsed)
+    asked = _asked(parsed)
+    image = _tagged(parsed, [asked.variant])
     labels, why, bridged = None, "", True
     if runtime != "local":
         try:

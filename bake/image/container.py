@@ -39,7 +39,9 @@ def container(client: DockerClient, image: str, **options: Any) -> Iterator[Cont
     try:
         made = client.containers.create(image, labels={LABEL: _maker()}, **SANDBOX, **options)
     except ImageNotFound as error:
-        raise BakeError(f"no image {image}", "build it first: make build") from error
+        raise BakeError(
+            f"no image {image}", "build it first: make build; MODEL says of which model"
+        ) from error
     try:
         yield made
     finally:

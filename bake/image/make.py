@@ -47,7 +47,7 @@ ASKED = 'for variant in "$@"; do preheat serve check "$variant" --json || exit; 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One image: what goes in, and what it will be called."""
+    """One image: what goes in and what it will be called; ``why`` it is this model."""
 
     repository: Path
     name: str
@@ -56,6 +56,7 @@ class Wanted:
     variants: tuple[str, ...]
     base: str
     weight_bytes: int
+    why: str = ""
     network: str = ""
     archive: Path | None = None
     terms: Terms = field(default_factory=Terms)

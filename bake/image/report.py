@@ -30,7 +30,9 @@ def layers(client: DockerClient, image: str) -> list[Layer]:
     try:
         history = client.images.get(image).history()
     except ImageNotFound as error:
-        raise BakeError(f"no image {image}", "build it first: make build") from error
+        raise BakeError(
+            f"no image {image}", "build it first: make build; MODEL says of which model"
+        ) from error
     return [
         Layer(readable(one["CreatedBy"]), int(one["Size"]))
         for one in reversed(history)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from serve.choice import choose_model
 from serve.command import Command, Place, build, fit
 from serve.model import Model, find_model, known_models
 from serve.settings import REPOSITORY
@@ -48,7 +49,23 @@ def test_every_variant_of_every_model_has_a_command_on_every_target(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_default_model_of_every_target_exists(target: str) -> None:
-    assert load_target(target, EXPERIMENTS).default_model in MODELS
+    loaded = load_target(target, EXPERIMENTS)
+    assert {loaded.default_model, loaded.default_model_with_mtp or MODELS[0]} <= {*MODELS}
+
+
+@pytest.mark.parametrize(
+    ("variant", "target", "model"),
+    [
+        ("baseline", "cpu", "smollm2-135m"),
+        ("seq8", "cpu", "smollm2-135m"),
+        ("seq8-best", "cpu", "tiny"),
+        ("baseline", "a10g", "qwen3.5-4b"),
+        ("seq8-best", "a10g", "qwen3.5-4b"),
+    ],
+)
+def test_the_model_of_each_variant_that_names_none(variant: str, target: str, model: str) -> None:
+    loaded = load_variant(variant, EXPERIMENTS)
+    assert choose_model(None, load_target(target, EXPERIMENTS), [loaded]).model == model
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -39,9 +39,10 @@ def test_check_prints_a_command_that_a_shell_takes_as_it_is(
 ) -> None:
     out = said(capsys, "check", "seq8-best", "--target", "cpu", "--model", str(tiny))
     comments = [line for line in out.splitlines() if line.startswith("#")]
-    assert comments[0] == (
-        "# dropped CUDAGRAPH_CAPTURE_SIZES (target cpu): the CPU backend captures no graphs"
-    )
+    assert comments[:2] == [
+        "# model tiny: MODEL names it",
+        "# dropped CUDAGRAPH_CAPTURE_SIZES (target cpu): the CPU backend captures no graphs",
+    ]
     words = shlex.split(out, comments=True)
     assert words[:2] == ["env", "-i"]
     assert words[-2:-1] == ["--uds"]

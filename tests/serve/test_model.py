@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from serve.errors import ConfigError
-from serve.model import Model, find_model, load_model, tensor_names
+from serve.model import Model, ModelSource, find_model, load_model, tensor_names
 from tests.serve.checkpoints import checkpoint, shard, tensor
 
 
@@ -176,6 +177,31 @@ def test_a_named_model_is_found_beside_experiments_and_tells_how_to_get_it(tmp_p
         load_model(source)
     with pytest.raises(ConfigError, match=r"no model 'bib' \(did you mean big\?\)"):
         find_model("bib", models.parent)
+
+
+PINS = {
+    "PACKAGE": "a==1",
+    "PACKAGE_BYTES": "1",
+    "PACKAGE_SHA256": "0" * 64,
+    "MEMBER": "a/b.gguf",
+    "MEMBER_SHA256": "0" * 64,
+}
+
+
+@pytest.mark.parametrize("missing", PINS)
+def test_a_package_is_pinned_whole_or_not_at_all(missing: str) -> None:
+    fields = {"NAME": "m", "PATH": "weights/m", **PINS}
+    assert ModelSource.model_validate(fields).package == "a==1"
+    del fields[missing]
+    with pytest.raises(ValidationError, match="go together"):
+        ModelSource.model_validate(fields)
+
+
+@pytest.mark.parametrize("digest", ["0" * 63, "G" * 64, "0" * 64 + "\n"])
+def test_a_digest_is_64_hex_digits(digest: str) -> None:
+    fields = {"NAME": "m", "PATH": "weights/m", **PINS, "PACKAGE_SHA256": digest}
+    with pytest.raises(ValidationError, match="PACKAGE_SHA256"):
+        ModelSource.model_validate(fields)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_a_model_that_is_named_goes_before_the_targets_own(
     named = settings.model_copy(update={"model": str(other)})
     plan = make_plan(named, Path("/python"), Path("/engine.sock"))
     assert plan.model.path == other
+    assert plan.why == "MODEL names it"
     assert not plan.command.dropped
 
 
@@ -65,6 +66,7 @@ def test_the_description_tells_what_is_on_what_was_dropped_and_why(settings: Set
     ]
     assert told["dropped"][0]["reason"] == "the checkpoint has no mtp.* weights"
     assert told["target"] == {"name": "cpu", "device": "cpu"}
+    assert told["model"]["why"] == "default of target cpu"
 
 
 def test_a_missing_default_model_names_its_folder(settings: Settings, tmp_path: Path) -> None:
