@@ -54,7 +54,7 @@ def encode(codec: RowCodec, values: Floats, threads: int = 1) -> Parts:
     def some(rows: slice) -> None:
         codec.encode(values[rows], sliced(rowwise, rows))
 
-    _each(some, values.shape, threads)
+    each(some, (len(values), values.shape[1]), threads)
     return out
 
 
@@ -65,15 +65,21 @@ def decode(codec: RowCodec, parts: Parts, out: Bfloats, threads: int = 1) -> Non
     def some(rows: slice) -> None:
         codec.decode(sliced(rowwise, rows), out[rows])
 
-    _each(some, out.shape, threads)
+    each(some, (len(out), out.shape[1]), threads)
 
 
-def _each(work: Callable[[slice], None], shape: tuple[int, ...], threads: int) -> None:
-    todo = pieces(*shape)
-    if threads == 1:
+def each(
+    work: Callable[[slice], None], shape: tuple[int, int], threads: int, numbers: int = PIECE
+) -> None:
+    """``work`` on slices of the rows of a matrix of ``shape``, about ``numbers`` numbers each.
+
+    An exception of ``work`` comes out, when the slices begun are done.
+    """
+    todo = list(pieces(*shape, numbers))
+    if threads <= 1 or len(todo) <= 1:
         for rows in todo:
             work(rows)
         return
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(min(threads, len(todo))) as pool:
         # list() lets an exception of a thread out.
         list(pool.map(work, todo))
