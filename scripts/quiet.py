@@ -1,4 +1,4 @@
-"""A sample of what this process does, and how much of the machine others took meanwhile."""
+"""A sample of what this process and its children do, and how much others took meanwhile."""
 
 import os
 import time
@@ -30,7 +30,7 @@ class Sample:
 def timed() -> Iterator[Sample]:
     """Time the body; the sample is filled in at its end."""
     sample = Sample()
-    ticks, own = cpu_times(), time.process_time()
+    ticks, own = cpu_times(), _own()
     began = time.perf_counter()
     yield sample
     sample.seconds = time.perf_counter() - began
@@ -38,7 +38,13 @@ def timed() -> Iterator[Sample]:
     second = os.sysconf("SC_CLK_TCK")
     busy = (sum(passed) - passed[3] - passed[4]) / second
     cores = max(sum(passed) / second, sample.seconds)
-    sample.others = round(max(0.0, busy - (time.process_time() - own)) / cores, 4)
+    sample.others = round(max(0.0, busy - (_own() - own)) / cores, 4)
+
+
+def _own() -> float:
+    """Seconds of CPU of this process, and of its children that have ended."""
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system
 
 
 def sampled(work: Callable[[], object]) -> tuple[Sample, list[Sample]]:
