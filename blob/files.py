@@ -10,6 +10,7 @@ from pathlib import Path
 
 MAX_PATH_BYTES = 1024
 MAX_NAME_BYTES = 255
+MAX_TENSOR_NAME_BYTES = 512
 # Stays in a core's second-level cache between being read and being hashed.
 CHUNK_BYTES = 256 * 1024
 # Below this a name could move a terminal's cursor; a backslash is a separator elsewhere.
@@ -37,6 +38,22 @@ def check_path(path: str) -> str:
         if len(part.encode()) > MAX_NAME_BYTES:
             raise ValueError(f"{part[:40]!r}… is longer than {MAX_NAME_BYTES} bytes")
     return path
+
+
+def check_name(name: str, most: int = MAX_TENSOR_NAME_BYTES) -> str:
+    """``name`` if a tensor may have it: none that could be taken for a path, of ``most`` bytes.
+
+    :raises ValueError: saying what about it is not allowed.
+    """
+    if not name or name.startswith(".") or "/" in name or ".." in name or FORBIDDEN.search(name):
+        raise ValueError(f"{name[:60]!r} is no name of a tensor: empty, or like a path")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name[:60]!r} is no name of a tensor: not UTF-8") from error
+    if size > most:
+        raise ValueError(f"{name[:40]!r}… is longer than {most} bytes")
+    return name
 
 
 def printable(text: object, most: int = 200) -> str:

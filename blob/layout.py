@@ -1,35 +1,39 @@
 """How tensors lie in a safetensors shard, and whether a shard's header says what the manifest does.
 
-safetensors: little-endian u64 header length, a JSON header ``name: {dtype, shape, data_offsets}``,
-then the bytes, which the offsets count from (README of the format). ``safetensors`` writes our
-shards; the reader is ours, as the library takes a key that stands twice and names like paths.
+``safetensors`` writes our shards; ``blob.header`` reads them.
 """
 
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
-from typing import Any
 
 from blob.codecs import RowCodec
 from blob.errors import BlobError, Damaged
+from blob.header import (
+    MAX_HEADER_BYTES,
+    PREFIX,
+    Bounds,
+    Entry,
+    HeaderError,
+    header_length,
+    parse_header,
+)
 from blob.manifest import (
     MAX_DIMENSION,
     MAX_RANK,
     MAX_TENSOR_BYTES,
+    MAX_TENSORS,
     WIDTH,
     Stored,
     Tensor,
-    check_name,
 )
 from blob.registry import codec_of
-from blob.spelling import strict
 
-PREFIX = struct.Struct("<Q")
-# The safetensors library refuses more, too.
-MAX_HEADER_BYTES = 100_000_000
-METADATA = "__metadata__"
-ITEM_KEYS = {"dtype", "shape", "data_offsets"}
+BOUNDS = Bounds(
+    tensors=4 * MAX_TENSORS,
+    rank=MAX_RANK,
+    dimension=MAX_DIMENSION,
+    bits={dtype: 8 * width for dtype, width in WIDTH.items()},
+)
 
 
 @dataclass(frozen=True)
@@ -51,49 +55,17 @@ def read_header(raw: memoryview, size: int, where: str, most: int = MAX_HEADER_B
     :raises Damaged: not safetensors, or one that readers could understand differently: a key that
         stands twice, ranges that overlap or leave a hole, shapes that do not fit their range.
     """
-    length = PREFIX.unpack(raw[: PREFIX.size])[0] if len(raw) >= PREFIX.size else 0
-    if not 2 <= length <= min(most, MAX_HEADER_BYTES, size - PREFIX.size):
-        raise Damaged(where, f"no safetensors file: header of {length} bytes in a file of {size}")
-    start = PREFIX.size + length
     try:
-        tree = strict(bytes(raw[PREFIX.size : start]))
-        if not isinstance(tree, dict):
-            raise TypeError("header is no object")
-        tree.pop(METADATA, None)
-        arrays = {check_name(name): _array(name, item) for name, item in tree.items()}
-    except (ValueError, TypeError, RecursionError) as error:
-        raise Damaged(where, f"header: {error}") from error
-    _check_ranges(arrays, size - start, where)
-    return Header(arrays, start)
+        start = PREFIX.size + header_length(raw, size, most)
+        header = parse_header(bytes(raw[PREFIX.size : start]), size, BOUNDS)
+    except HeaderError as error:
+        raise Damaged(where, str(error)) from error
+    return Header({name: _stored(entry) for name, entry in header.entries.items()}, header.start)
 
 
-def _array(name: str, item: Any) -> Stored:
-    if not isinstance(item, dict) or item.keys() != ITEM_KEYS:
-        raise ValueError(f"{name}: not dtype, shape and data_offsets")
-    dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
-    whole = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [None]
-    # bool is an int to isinstance.
-    if any(type(number) is not int or number < 0 for number in whole) or len(offsets) != 2:
-        raise ValueError(f"{name}: shape and data_offsets must be lists of whole numbers")
-    if dtype not in WIDTH:
-        raise ValueError(f"{name}: dtype {dtype!r:.40} is not known")
-    if len(shape) > MAX_RANK or any(dimension > MAX_DIMENSION for dimension in shape):
-        raise ValueError(f"{name}: shape {shape!s:.80} is beyond what a blob may hold")
-    begin, end = offsets
-    if end - begin != prod(shape) * WIDTH[dtype]:
-        raise ValueError(f"{name}: {end - begin} bytes for {dtype} of shape {shape}")
-    return Stored(dtype=dtype, shape=shape, begin=begin, end=end)
-
-
-def _check_ranges(arrays: Mapping[str, Stored], size: int, where: str) -> None:
-    position = 0
-    for name, array in sorted(arrays.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if array.begin != position:
-            kind = "overlaps another" if array.begin < position else "begins after a hole"
-            raise Damaged(where, f"header: {name} {kind} (at {array.begin}, expected {position})")
-        position = array.end
-    if position != size:
-        raise Damaged(where, f"expected {position} bytes of data by its header, got {size}")
+def _stored(entry: Entry) -> Stored:
+    begin, end = entry.data_offsets
+    return Stored(dtype=entry.dtype, shape=list(entry.shape), begin=begin, end=end)
 
 
 def header_limit(tensors: Iterable[Tensor]) -> int:

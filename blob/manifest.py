@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from blob.errors import BlobError, Damaged
-from blob.files import FORBIDDEN, check_path, digest, opened, printable
+from blob.files import check_name, check_path, digest, opened, printable
 from blob.spelling import canonical, strict
 
 SCHEMA: Literal[1] = 1
@@ -37,7 +37,6 @@ NAME = "manifest.json"
 # A model of a thousand experts has some 10^5 tensors, at about 700 bytes each.
 MAX_BYTES = 256 * 1024**2
 MAX_TENSORS = 500_000
-MAX_NAME_BYTES = 512
 MAX_RANK = 8
 # Bounds under which no product or sum of ours leaves 63 bits.
 MAX_DIMENSION = 2**40
@@ -56,22 +55,6 @@ SEAL = r"^[0-9a-f]{16}$"
 TENSORS = b'"tensors":['
 BETWEEN = b"},{"
 NAMED = re.compile(rb'"name":"((?:[^"\\]|\\.)*)"')
-
-
-def check_name(name: str) -> str:
-    """``name`` if a tensor may have it: none that could be taken for a path.
-
-    :raises ValueError: saying what about it is not allowed.
-    """
-    if not name or name.startswith(".") or "/" in name or ".." in name or FORBIDDEN.search(name):
-        raise ValueError(f"{name[:60]!r} is no name of a tensor: empty, or like a path")
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name[:60]!r} is no name of a tensor: not UTF-8") from error
-    if size > MAX_NAME_BYTES:
-        raise ValueError(f"{name[:40]!r}… is longer than {MAX_NAME_BYTES} bytes")
-    return name
 
 
 def check_dtype(dtype: str) -> str:

@@ -24,9 +24,9 @@ from blob import manifest
 from blob.codecs import Bfloats, ByteCodec, Floats, Parts, RowCodec
 from blob.codecs.bfloat16 import to_float32
 from blob.errors import BlobError
-from blob.files import replace
+from blob.files import check_name, replace
 from blob.layout import read_header, stored_name
-from blob.manifest import File, Manifest, Rank, Shard, Stored, Tensor, check_file, check_name
+from blob.manifest import File, Manifest, Rank, Shard, Stored, Tensor, check_file
 from blob.proof import in_order
 from blob.recipe import Choice
 from blob.registry import params_of

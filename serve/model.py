@@ -6,9 +6,7 @@ half a minute of imports: a folder without config, tokenizer or weights, a trunc
 
 import json
 import re
-import struct
 from dataclasses import dataclass, replace
-from operator import index
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -22,9 +20,6 @@ from serve.errors import ConfigError, nearest
 # A folder of one rank's slices, as the loader names it (``serve.plugin.ranks``).
 RANK = re.compile(r"^rank-0-of-([1-9]\d*)$")
 SLICES = re.compile(r"^(rank|drafter)-\d+-of-\d+$")
-# A header larger than this is refused by the safetensors library too.
-MAX_HEADER_BYTES = 100_000_000
-PREFIX = struct.Struct("<Q")
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
@@ -142,34 +137,28 @@ def load_model(source: ModelSource) -> Model:
 def tensor_names(shard: Path) -> set[str]:
     """Names of the tensors in one safetensors file, from its header alone.
 
-    Layout: little-endian u64 header length, JSON header, then the bytes that
-    ``data_offsets`` [begin, end) count from (safetensors README, "Format").
-
-    :raises ConfigError: not safetensors, or shorter than its header says.
+    :raises ConfigError: not safetensors, one that readers could understand differently, or
+        shorter than its header says.
     """
+    # Not where a model is only looked up: msgspec takes 30 ms.
+    from blob.header import Bounds, HeaderError, TruncatedError, header_length, parse_header
+
     try:
         size = shard.stat().st_size
         with shard.open("rb") as file:
-            prefix = file.read(PREFIX.size)
-            length = PREFIX.unpack(prefix)[0] if len(prefix) == PREFIX.size else 0
-            if not 2 <= length <= min(MAX_HEADER_BYTES, size - PREFIX.size):
-                raise ConfigError(f"{shard}: not a safetensors file (header length {length})")
-            header = _parse_object(file.read(length), shard)
+            length = header_length(file.read(8), size)
+            return set(parse_header(file.read(length), size, Bounds()).entries)
     except OSError as error:
         # A link into a download cache that was cleared, for one.
         raise ConfigError(f"{shard}: cannot be read: {error.strerror}") from error
-    header.pop("__metadata__", None)
-    try:
-        # operator.index takes whole numbers only; int() would take "12", 1.5 and fail on Infinity.
-        end = max((index(entry["data_offsets"][1]) for entry in header.values()), default=0)
-    except (TypeError, KeyError, IndexError) as error:
-        raise ConfigError(f"{shard}: a tensor has no data_offsets") from error
-    if (expected := PREFIX.size + length + end) != size:
+    except TruncatedError as error:
+        expected = size - error.got + error.expected
         raise ConfigError(
             f"{shard}: expected {expected} bytes by its header, got {size}",
             "the file is truncated or damaged: fetch it again",
-        )
-    return set(header)
+        ) from error
+    except HeaderError as error:
+        raise ConfigError(f"{shard}: {error}") from error
 
 
 def _is_folder(path: Path) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from blob import manifest
 from blob.codecs.bfloat16 import from_float32
-from blob.layout import PREFIX
+from blob.header import PREFIX
 from blob.recipe import Choice, Recipe, choose
 from blob.registry import codec_of
 from blob.spelling import canonical

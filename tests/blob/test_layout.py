@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blob.errors import BlobError, Damaged
-from blob.layout import MAX_HEADER_BYTES, check_parts, header_limit, read_header
+from blob.header import MAX_HEADER_BYTES
+from blob.layout import check_parts, header_limit, read_header
 from blob.manifest import Stored, Tensor
 from tests.blob.blobs import shard_of
 

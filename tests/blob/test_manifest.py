@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from blob import manifest
 from blob.errors import BlobError, Damaged
-from blob.manifest import check_name
+from blob.files import check_name
 from tests.blob import blobs
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from blob.blob import Blob
 from blob.errors import BlobError
-from blob.layout import PREFIX
+from blob.header import PREFIX
 from blob.reconstruct import Buffers, cores, stream
 from blob.registry import codec_of
 from blob.restore import scratch_for
