@@ -44,9 +44,8 @@ Roots lie in PREHEAT_BAKED_ROOT/<target>/<model>/<variant>, blobs in PREHEAT_BLO
 Exit status 0 done, 1 failed, 2 usage or configuration.
 """
 # What brings a package that is missing; all others come with "bake".
-EXTRAS = dict.fromkeys(
-    ("blake3", "llvmlite", "numba", "numpy", "safetensors", "tokenizers"), "blob"
-)
+EXTRAS = dict.fromkeys(("blake3", "llvmlite", "numba", "numpy", "safetensors"), "blob")
+EXTRAS["tokenizers"] = "checkpoint"
 ARCHIVE = Path("cache_import.tar.zst")
 
 

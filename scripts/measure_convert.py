@@ -218,7 +218,7 @@ def sampled(name: str, argv: Callable[[Path], list[str]], out: Path) -> list[Ran
     raise NotMeasured(f"others took more than {OTHERS:.0%} of this machine, {TRIES} times")
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: list[str]) -> int:
     """Run it to its end; its peak resident memory in bytes.
 
     :raises NotMeasured: it failed.

@@ -44,8 +44,7 @@ from bake.checkpoint.writing import (
 )
 from bake.errors import BakeError, Unsupported
 from blob.errors import BlobError
-from blob.files import replace
-from blob.manifest import check_name
+from blob.files import check_name, replace
 from blob.rows import cores
 from serve import __version__
 

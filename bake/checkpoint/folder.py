@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bake.checkpoint.contents import Contents, Tensor
 from bake.checkpoint.formats import parse
@@ -20,7 +20,8 @@ from blob.files import check_path, opened
 CONFIG = "config.json"
 
 
-class Kind(NamedTuple):
+@dataclass(frozen=True)
+class Kind:
     """Suffixes of the weights of one kind, and what an index of them is called."""
 
     suffixes: tuple[str, ...]
@@ -99,21 +100,21 @@ def find(path: Path) -> Found:
     if not path.is_dir():
         raise BakeError(f"{path}: no such file or folder", "give a file of weights or a folder")
     every = {suffix: _with(path, suffix) for suffix in WEIGHTS}
-    for suffixes, index in KINDS:
-        listed = _listed(path, index)
-        there = [one for suffix in suffixes for one in every[suffix]]
+    for kind in KINDS:
+        listed = _listed(path, kind.index)
+        there = [one for suffix in kind.suffixes for one in every[suffix]]
         if there or listed:
             # Others can hold the same under other names: vLLM takes those that the index lists.
             named = set(listed.values())
             weights = tuple(one for one in there if not named or one.name in named)
-            beside = {one.name for some in every.values() for one in some}
+            others = {one.name for some in every.values() for one in some}
             return Found(
                 path,
                 weights,
                 _config(path),
-                index if listed else "",
+                kind.index if listed else "",
                 listed,
-                tuple(sorted(beside - {one.name for one in weights})),
+                tuple(sorted(others - {one.name for one in weights})),
                 files_of(path),
             )
     raise BakeError(f"{path}: no weights: none of {', '.join(WEIGHTS)}", "is it the right folder?")
