@@ -12,20 +12,24 @@ pydantic.
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Annotated, Any
 
 import msgspec
 
-from blob.files import FORBIDDEN, check_name
+from blob.files import MAX_TENSOR_NAME_BYTES, check_name
 from blob.spelling import strict
 
 PREFIX = struct.Struct("<Q")
 # The safetensors library refuses more, too.
 MAX_HEADER_BYTES = 100_000_000
+# No tensor takes fewer bytes of a header.
+LEAST = len('"a":{"dtype":"U8","shape":[],"data_offsets":[0,0]}')
 METADATA = "__metadata__"
+# What may stand in a name without another look.
+PLAIN = bytes(sorted({*range(0x20, 0x7F)} - {*b"\\/"}))
 KEYS = {"dtype", "shape", "data_offsets"}
 # What msgspec raises, of what nests too deep, and of text that is not UTF-8, which is a ValueError.
 WRONG = (msgspec.MsgspecError, RecursionError, ValueError)
@@ -64,11 +68,10 @@ class UnknownDtypeError(HeaderError):
 class Bounds:
     """What a header may ask for. ``bits`` are the types of numbers that are taken."""
 
-    header_bytes: int = MAX_HEADER_BYTES
     tensors: int = 500_000
     rank: int = 8
     dimension: int = 2**40
-    name_bytes: int = 512
+    name_bytes: int = MAX_TENSOR_NAME_BYTES
     bits: Mapping[str, int] = field(default_factory=lambda: BITS)
 
 
@@ -121,10 +124,8 @@ def parse_header(text: bytes, size: int, bounds: Bounds) -> Header:
     :raises HeaderError: it can be read in two ways, asks for more than ``bounds``, or does not
         fit the file: ranges overlap, leave a hole, or differ from what their shapes need.
     """
-    # A tensor takes two brackets however its keys are spelled.
-    many = text.count(b"[") // 2 if b"\\" in text else text.count(b'"data_offsets"')
-    if many > bounds.tensors:
-        raise HeaderError(f"header: {many} tensors, more than {bounds.tensors}")
+    if len(text) // LEAST > bounds.tensors:
+        _check_count(text, bounds.tensors)
     entries, metadata = _fast(text) or _slow(text)
     start = PREFIX.size + len(text)
     try:
@@ -139,19 +140,25 @@ def parse_header(text: bytes, size: int, bounds: Bounds) -> Header:
     return Header(entries, metadata, start)
 
 
-def check_names(names: Iterable[str], most: int = 512) -> None:
+def _check_count(text: bytes, most: int) -> None:
+    # A tensor takes two brackets however its keys are spelled.
+    many = text.count(b"[") // 2 if b"\\" in text else text.count(b'"data_offsets"')
+    if many > most:
+        raise HeaderError(f"header: {many} tensors, more than {most}")
+
+
+def check_names(names: Collection[str], most: int = MAX_TENSOR_NAME_BYTES) -> None:
     """Whether all may be names of tensors.
 
     :raises ValueError: one is empty, like a path, no UTF-8, or longer than ``most`` bytes.
     """
-    # All at once, as there are many and they are sound. "|" may stand in a name: then one by one.
-    together = "|" + "|".join(names) + "|"
-    wrong = "/" in together or "|." in together or ".." in together or "||" in together
-    if wrong or FORBIDDEN.search(together) or not together.isascii():
+    # All at once, as there are many and they are sound. Between two dots, one that is empty or
+    # begins with a dot makes two; so does one that ends with it, which may: then one by one.
+    together = "." + ".".join(names)
+    plain = together.isascii() and not together.encode().translate(None, PLAIN)
+    if not plain or ".." in together or max(map(len, names), default=0) > most:
         for name in names:
             check_name(name, most)
-    elif max(map(len, names), default=0) > most:
-        check_name(max(names, key=len), most)
 
 
 def _fast(text: bytes) -> tuple[dict[str, Entry], dict[str, str]] | None:
@@ -220,7 +227,7 @@ def _check(entries: Mapping[str, Entry], bounds: Bounds) -> int:
     :raises ValueError: they do not.
     """
     position, bits, rank = 0, bounds.bits, bounds.rank
-    for name, entry in _in_order(entries):
+    for name, entry in entries.items():
         begin, end = entry.data_offsets
         shape = entry.shape
         # Numbers of Python do not wrap. A product that fits the file has no factor beyond it;
@@ -231,21 +238,20 @@ def _check(entries: Mapping[str, Entry], bounds: Bounds) -> int:
             or (end - begin) * 8 != prod(shape) * bits.get(entry.dtype, -1)
         ):
             _check_one(name, entry, bounds)
+        # -1 from where they do not lie as they stand.
+        position = end if begin == position else -1
+    return position if position >= 0 else _check_places(entries)
+
+
+def _check_places(entries: Mapping[str, Entry]) -> int:
+    position = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+        begin, end = entry.data_offsets
         if begin != position:
             kind = "overlaps another" if begin < position else "begins after a hole"
             raise ValueError(f"{name} {kind} (at {begin}, expected {position})")
         position = end
     return position
-
-
-def _in_order(entries: Mapping[str, Entry]) -> Iterable[tuple[str, Entry]]:
-    """By their places: as they stand, where that is how they lie."""
-    position = 0
-    for entry in entries.values():
-        if entry.data_offsets[0] != position:
-            return sorted(entries.items(), key=lambda item: item[1].data_offsets)
-        position = entry.data_offsets[1]
-    return entries.items()
 
 
 def _check_one(name: str, entry: Entry, bounds: Bounds) -> None:
