@@ -12,8 +12,9 @@ from numba import njit
 
 from bake.checkpoint.dequant.blocks import Bytes, Numbers
 from bake.checkpoint.dequant.iq_grids import STEPS
-from bake.checkpoint.dequant.iq_lanes import byte, picked, short
+from bake.checkpoint.dequant.iq_lanes import byte, short
 from blob.codecs.byte_lanes import bits, load_bytes, signed, store_numbers
+from blob.codecs.byte_moves import picked
 from blob.codecs.k_decode import SUPER, half_at
 from blob.codecs.kernel import kernel
 from blob.codecs.lanes import splat
@@ -24,10 +25,10 @@ NL, NL_BYTES, XS_BYTES = 32, 18, 136
 @njit(inline="always")
 def write_steps(blocks: Any, at: Any, scale: Any, out: Any, to: Any) -> None:
     """32 numbers from sixteen bytes: ``scale`` times the step."""
-    places = load_bytes(blocks, at)
+    table, places = load_bytes(STEPS, 0), load_bytes(blocks, at)
     factor = splat(scale)
-    store_numbers(out, to, factor * signed(picked(STEPS, bits(places, 0, 15))))
-    store_numbers(out, to + 16, factor * signed(picked(STEPS, bits(places, 4, 15))))
+    store_numbers(out, to, factor * signed(picked(table, places)))
+    store_numbers(out, to + 16, factor * signed(picked(table, bits(places, 4, 15))))
 
 
 @kernel

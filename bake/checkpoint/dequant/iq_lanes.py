@@ -3,8 +3,8 @@ and signs as bits.
 
 In a kernel: ``byte(blocks, at)``, ``short(blocks, at)`` and ``word(blocks, at)``, of 8, 16 and 32
 bits, the lowest byte first, each as an int64 that is not negative; ``pair(grid, a, b)`` and
-``four(grid, a, b, c, d)``, sixteen bytes; ``picked(table, places)``; ``flipped(lanes, signs)``.
-Places in blocks are not checked; those in tables are masked, so no block leads out of one.
+``four(grid, a, b, c, d)``, sixteen bytes; ``flipped(lanes, signs)``. Places in blocks are not
+checked; those in grids are masked, so no block leads out of one.
 Little-endian machines only, as in ``blob.codecs.packed``.
 """
 
@@ -90,26 +90,6 @@ def four(  # noqa: PLR0913 - a grid and four places
     """Four points of four numbers, of a grid whose size is a power of two (uint32)."""
     _check(grid, types.uint32)
     return byte_lanes(grid, a, b, c, d), _points
-
-
-@intrinsic
-def picked(typing: Any, table: Any, places: Any) -> Any:
-    """``table[place & 15]`` for each of sixteen bytes; a table of sixteen bytes."""
-
-    def emit(context: Any, builder: Any, kinds: Any, values: Any) -> Any:
-        data = context.make_array(kinds.args[0])(context, builder, values[0]).data
-        source = builder.load(builder.bitcast(data, BYTES.as_pointer()), align=1)
-        inside = builder.and_(values[1], ir.Constant(BYTES, [COUNT - 1] * COUNT))
-        found = ir.Constant(BYTES, ir.Undefined)
-        # LLVM has no shuffle by variable places, but knows this for one: ``vpshufb``.
-        for lane in range(COUNT):
-            number = ir.Constant(INDEX, lane)
-            place = builder.extract_element(inside, number)
-            one = builder.extract_element(source, place)
-            found = builder.insert_element(found, one, number)
-        return found
-
-    return byte_lanes(table, places), emit
 
 
 @intrinsic

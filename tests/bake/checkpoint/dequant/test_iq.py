@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bake.checkpoint.dequant import iq_grids
+from bake.checkpoint.dequant.ggml import dequantize
 from bake.checkpoint.dequant.iq import DECODERS
 from blob.codecs import bfloat16
 from blob.codecs.k_decode import flat
@@ -182,6 +183,17 @@ def test_rows_can_be_split_anywhere_over_threads_and_may_lie_apart(kind, dtype):
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(some, bounds[:-1], bounds[1:]))
     assert out.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tensor_is_the_same_bytes_on_any_number_of_threads(kind, dtype):
+    blocks = random_blocks(kind, 37, 20 * 1024 * 1024 // 37 // DECODERS[kind].values // 16)
+    whole = read(kind, blocks, dtype)
+    for threads in (1, 2, 3):
+        out = np.full_like(whole, 7)
+        dequantize(kind, blocks, out, threads)
+        assert out.tobytes() == whole.tobytes()
 
 
 def between_pages_nobody_may_touch(size):
