@@ -11,9 +11,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from blob.codecs.byte_lanes import SHORTS, byte_lanes
-from blob.codecs.lanes import BITS, BYTES, COUNT, WORDS
+from blob.codecs.lanes import BITS, BYTES, COUNT
 
-HALF = COUNT // 2
+EIGHTS = ir.VectorType(ir.IntType(64), 2)
 
 
 def _constant(vector: Any, number: int) -> Any:
@@ -40,11 +40,17 @@ def picked(typing: Any, table: Any, places: Any) -> Any:
     return byte_lanes(table, places), emit
 
 
-def _shuffled(order: list[int]) -> Any:
-    """How lanes of two values, counted through, are put into one."""
+def _eights(order: list[int]) -> Any:
+    """How runs of eight bytes of two values, counted through, are put into one.
+
+    As wide integers: of single bytes LLVM would look through this into a look-up, or from a
+    look-up into this, and no longer see what that is.
+    """
 
     def emit(context: Any, builder: Any, kinds: Any, values: Any) -> Any:
-        return builder.shuffle_vector(values[0], values[1], ir.Constant(WORDS, order))
+        first, second = (builder.bitcast(value, EIGHTS) for value in values)
+        places = ir.Constant(ir.VectorType(ir.IntType(32), 2), order)
+        return builder.bitcast(builder.shuffle_vector(first, second, places), BYTES)
 
     return emit
 
@@ -52,13 +58,13 @@ def _shuffled(order: list[int]) -> Any:
 @intrinsic
 def lower(typing: Any, a: Any, b: Any) -> Any:
     """The first eight bytes of ``a``, then those of ``b``."""
-    return byte_lanes(a, b), _shuffled([*range(HALF), *range(COUNT, COUNT + HALF)])
+    return byte_lanes(a, b), _eights([0, 2])
 
 
 @intrinsic
 def upper(typing: Any, a: Any, b: Any) -> Any:
     """The last eight bytes of ``a``, then those of ``b``."""
-    return byte_lanes(a, b), _shuffled([*range(HALF, COUNT), *range(COUNT + HALF, 2 * COUNT)])
+    return byte_lanes(a, b), _eights([1, 3])
 
 
 @intrinsic

@@ -69,8 +69,9 @@ def nvfp4_rows(blocks: Bytes, stride: int, rows: int, out: Numbers) -> None:
             for pair in range(2):
                 quants = load_bytes(blocks, at + 4 + 16 * pair)
                 low, high = picked(table, quants), picked(table, bits(quants, 4, 15))
+                to = first + 32 * pair
                 scale = splat(UE4M3[blocks[at + 2 * pair]])
-                store_numbers(out, first + 32 * pair, signed(lower(low, high)) * scale)
+                store_numbers(out, to, signed(lower(low, high)) * scale)
                 scale = splat(UE4M3[blocks[at + 2 * pair + 1]])
-                store_numbers(out, first + 32 * pair + 16, signed(upper(low, high)) * scale)
+                store_numbers(out, to + 16, signed(upper(low, high)) * scale)
             at += NVFP4_BYTES

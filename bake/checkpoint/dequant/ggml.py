@@ -8,13 +8,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bake.checkpoint.dequant import floats4, iq, k_quants, legacy, ternary
+from bake.checkpoint.dequant import floats4, iq, k_quants, legacy, low_bits, ternary
 from bake.checkpoint.dequant.blocks import Blocks, Bytes, Kernel, Numbers
 from bake.checkpoint.ggml_types import BY_NAME
 from blob import rows as matrix
 from blob.codecs import k_decode
 
 KERNELS: Mapping[str, Kernel] = {
+    "Q1_0": low_bits.q1_0_rows,
+    "Q2_0": low_bits.q2_0_rows,
     "Q4_0": legacy.q4_0_rows,
     "Q4_1": legacy.q4_1_rows,
     "Q5_0": legacy.q5_0_rows,
@@ -30,7 +32,7 @@ KERNELS: Mapping[str, Kernel] = {
     "MXFP4": floats4.mxfp4_rows,
     "NVFP4": floats4.nvfp4_rows,
 }
-# All block types that gguf-py decodes, by their names in GGUF.
+# All block types that gguf-py decodes, and two that only ggml does, by their names in GGUF.
 BLOCKS: Mapping[str, Blocks] = {
     name: Blocks(name, BY_NAME[name].values, BY_NAME[name].size, kernel)
     for name, kernel in KERNELS.items()
