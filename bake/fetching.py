@@ -1,0 +1,93 @@
+"""``preheat bake fetch``: which model, what is shown meanwhile, what is told at the end."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+
+from bake.fetch import Shown, fetch, is_here
+from bake.progress import bar
+from serve.choice import choose_model
+from serve.model import ModelSource, find_model
+from serve.settings import Settings, read_settings
+from serve.target import choose_target, probe_gpu
+from serve.variant import known_variants, load_variant
+
+Run = Callable[[argparse.Namespace], int]
+Add = Callable[[str, Run, str], argparse.ArgumentParser]
+
+
+def add(verb: Add) -> None:
+    """Add the verb to a command line."""
+    made = verb("fetch", _fetch, "put a model that a package has into weights/, as it is served")
+    made.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="name in experiments/models (MODEL); the one that VARIANT and TARGET take if none",
+    )
+    made.add_argument(
+        "--image",
+        nargs="*",
+        metavar="VARIANT",
+        help="the one that an image of these variants takes; of all there are, if none is named",
+    )
+    made.add_argument("--force", action="store_true", help="fetch it again, and replace it")
+    made.add_argument(
+        "--needed", action="store_true", help="print its name if it is not here; fetch nothing"
+    )
+
+
+def _fetch(parsed: argparse.Namespace) -> int:
+    source = _source(parsed, read_settings(os.environ))
+    if parsed.needed:
+        needed = source.name if source.package and not is_here(source) else ""
+        print(json.dumps({"needed": needed or None}) if parsed.json else needed)
+        return 0
+    from bake.baking import terminated_as_interrupted
+
+    with terminated_as_interrupted():
+        steps = partial(_step, quiet=parsed.json)
+        done = fetch(source, os.environ, steps, _say, force=parsed.force)
+    if parsed.json:
+        print(json.dumps(asdict(done) | {"folder": str(done.folder)}))
+    elif not done.new:
+        print(f"{done.folder}: there already, {done.bytes} bytes")
+    else:
+        print(f"wrote {done.folder}: {done.bytes} bytes of weights, {done.seconds:.1f} s")
+        print(f"serve it: make serve MODEL={source.name}")
+    return 0
+
+
+def _source(parsed: argparse.Namespace, settings: Settings) -> ModelSource:
+    """What is named, or what a start or a build with these settings would take.
+
+    :raises ConfigError: a name that does not exist.
+    """
+    if parsed.model:
+        return find_model(parsed.model, settings.experiments)
+    names = [settings.variant]
+    if parsed.image is not None:
+        names = parsed.image or known_variants(settings.experiments)
+    variants = [load_variant(name, settings.experiments) for name in names]
+    target = choose_target(settings.target, probe_gpu(), settings.experiments)
+    choice = choose_model(settings.model, target, variants)
+    return find_model(choice.model, settings.experiments)
+
+
+@contextmanager
+def _step(what: str, *, quiet: bool) -> Iterator[Shown]:
+    began = time.monotonic()
+    with bar(what, quiet=quiet) as shown:
+        yield shown
+    if not quiet:
+        _say(f"  {what}: {time.monotonic() - began:.1f} s")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
