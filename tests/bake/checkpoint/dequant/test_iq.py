@@ -42,8 +42,10 @@ def read(kind, blocks, dtype):
 
 
 def read_into(kind, blocks, out):
-    numbers, stride = flat(blocks)
-    DECODERS[kind].rows(numbers, stride, len(blocks), out.reshape(-1))
+    stored, stride = flat(blocks)
+    read_only = stored.view()
+    read_only.flags.writeable = False  # as mapped files are; kernels are compiled for that alone
+    DECODERS[kind].rows(read_only, stride, len(blocks), out.reshape(-1))
 
 
 @cache
