@@ -18,7 +18,7 @@ from struct import Struct
 
 import msgspec
 
-from bake.checkpoint.limits import MIB, ParseLimits
+from bake.checkpoint.limits import DEFAULT, MIB, ParseLimits
 from bake.checkpoint.source import Source
 from bake.errors import Malformed, Unsupported
 
@@ -78,7 +78,7 @@ def members(source: Source, limits: ParseLimits) -> dict[str, Member]:
     """
     begin, end, count = _directory(source, limits)
     entries = list(_entries(source, begin, end, count))
-    names = _names(source, entries, limits)
+    named = _names(source, entries, limits)
     # Nearly always as they lie already.
     order = sorted(range(len(entries)), key=lambda i: entries[i].header)
     made = {}
@@ -87,12 +87,21 @@ def members(source: Source, limits: ParseLimits) -> dict[str, Member]:
         _sized(source, entry, limits)
         limit = begin if following < 0 else entries[following].header
         offset = _data(source, entry, limit)
-        name = names[i]
+        name = named[i]
         made[name] = Member(name, offset, entry.size, entry.stored, entry.method)
     first = entries[order[0]].header if order else begin
     if first:
         raise Malformed(source.name, f"{first} bytes before the first member", 0)
     return made
+
+
+def names(source: Source, limits: ParseLimits = DEFAULT) -> list[str]:
+    """Names of all members, from the directory alone: nothing else is checked.
+
+    :raises Malformed: it is no ZIP.
+    :raises Unsupported: several disks.
+    """
+    return _names(source, list(_entries(source, *_directory(source, limits))), limits)
 
 
 def inflated(source: Source, member: Member, limits: ParseLimits, most: int) -> bytes:
@@ -287,7 +296,7 @@ def _data(source: Source, entry: Entry, limit: int) -> int:
         or raw[LOCAL.size :] != entry.raw
     ):
         raise Malformed(source.name, "a member is not what the directory says", at)
-    begin = named + extra
+    begin: int = named + extra
     end = begin + entry.stored
     if end > limit:
         raise Malformed(source.name, "members overlap", at)

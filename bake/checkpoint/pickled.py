@@ -13,9 +13,9 @@ must bound the walk: a short pickle can say a deep or an endless one.
 Opcodes are those of Python's ``pickletools`` (protocols 2 to 5).
 """
 
+import struct
 from itertools import repeat
 from struct import Struct
-from struct import error as StructError
 from typing import Any, NamedTuple
 
 from bake.checkpoint.limits import ParseLimits
@@ -82,10 +82,11 @@ PERSISTENT = 5
 
 
 class Read(NamedTuple):
-    """What a pickle says, and where the bytes go on after it."""
+    """What a pickle says, where the bytes go on after it, and the storages it refers to."""
 
     value: Any
     end: int
+    storages: list[Storage]
 
 
 class CutShort(Malformed):
@@ -114,6 +115,7 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
     # What lay on the stack at each MARK that is still open: popping stops there by itself.
     marks: list[list[Any]] = []
     memo: list[Any] = []
+    storages: list[Storage] = []
     try:
         for _ in repeat(None, limits.items):
             op = raw[at]
@@ -176,7 +178,8 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
                 stack.append(())
                 at += 1
             elif op == BINPERSID:
-                stack[-1] = _persistent(stack[-1])
+                storages.append(_persistent(stack[-1]))
+                stack[-1] = storages[-1]
                 at += 1
             elif op == TUPLE2:
                 second = stack.pop()
@@ -246,10 +249,10 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
             elif op == STOP:
                 if marks or len(stack) != 1:
                     raise Wrong(f"leaves {len(stack)} values")
-                return Read(stack[0], begin + at + 1)
+                return Read(stack[0], begin + at + 1, storages)
             else:
                 raise Unknown("not an instruction of state dicts")
-    except (IndexError, StructError):
+    except (IndexError, struct.error):
         raise _ended(raw, where, begin, at) from None
     except UnicodeDecodeError as error:
         detail = f"{_op(raw, at)}: text that is none: {error.reason}"
@@ -331,12 +334,12 @@ def _persistent(pid: Any) -> Storage:
     return Storage(pid[1], pid[2], pid[4], *pid[5:])
 
 
-def _fill(target: Any, kind: type, items: list[Any]) -> None:
+def _fill(target: Any, kind: type[list[Any]], items: list[Any]) -> None:
     if type(target) is not kind:
         raise Unknown(f"items for what is no {'list' if kind is list else 'mapping'}")
     if kind is Pairs and len(items) % 2:
         raise Wrong("a key without a value")
-    target += items
+    target.extend(items)
 
 
 def _build(target: Any, state: Any) -> None:

@@ -75,8 +75,10 @@ def _mapping(items: Any = ()) -> Pairs:
     """An OrderedDict; Python 2 gives it a list of pairs."""
     if type(items) is Pairs:
         return Pairs(items)
+    if type(items) not in (list, tuple):
+        raise Wrong("a mapping of what are no pairs")
     made = Pairs()
-    for pair in items if type(items) in (list, tuple) else (None,):
+    for pair in items:
         if type(pair) not in (list, tuple) or len(pair) != 2:
             raise Wrong("a mapping of what are no pairs")
         made += pair
