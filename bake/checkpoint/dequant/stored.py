@@ -14,7 +14,7 @@ def stored(out: Any, value: Any) -> Any:
     raise NotImplementedError
 
 
-@overload(stored, inline="always", strict=False)  # type: ignore[untyped-decorator]
+@overload(stored, inline="always", strict=False)
 def _stored(out: Any, value: Any) -> Any:
     if out.dtype == types.uint16:
         return lambda out, value: rounded(np.float32(value).view(np.uint32))
