@@ -231,8 +231,9 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
                 _fill(stack[-1], list, [item])
                 at += 1
             elif op == GLOBAL:
-                module, name, at = _line(raw, at + 1)
+                module, name, end = _line(raw, at + 1)
                 stack.append(_named(module, name))
+                at = end
             elif op == STACK_GLOBAL:
                 name = stack.pop()
                 stack[-1] = _named(stack[-1], name)
