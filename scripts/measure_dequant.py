@@ -2,8 +2,9 @@
 
 One matrix of 4096 × 11008 for each type: ours to float32 and to BF16, on one thread and on two;
 gguf-py and ggml's C to float32 on one. Ours and the C fill an array that is there ("warm"), gguf-py
-always makes a new one, so ours into a new one ("new") stands beside it. What the machine can do at
-most is measured too: the same arrays filled with one number.
+always makes a new one, so ours into a new one ("new") stands beside it: there the kernel's zeroing
+of pages is most of the time. What the machine can do at most is measured in the same rounds: the
+same arrays filled with one number.
 
 Before anything is timed, float32 numbers are compared with both peers' bit for bit, BF16 with their
 rounding, and two threads with one. Samples are taken in turn, round after round; one beside which
@@ -41,11 +42,11 @@ PEERS = ("gguf", "libggml-python", "numba", "llvmlite")
 ROWS, COLUMNS = 4096, 11008
 # Rows that are encoded; the matrix is them, over and over: some encoders are slow.
 ENCODED = 16
-# A tick of /proc/stat is 10 ms: in a sample of 0.2 s, two ticks of two cores are 5 %.
+# A tick of /proc/stat is 10 ms: in a sample of 0.4 s, two ticks of two cores are 2.5 %.
 SAMPLE_SECONDS = 0.4
+NEW = ("f32 1 new", "bf16 1 new")
 # Times gguf-py, that ours to float32 must be on one thread for these types (issue 6).
 GOAL, GOAL_TYPES = 10, ("Q8_0", "Q4_K", "Q6_K")
-FILL = "fill"
 EXAMPLES = """examples:
   python -m scripts.measure_dequant
   python -m scripts.measure_dequant --only Q4_K --only Q6_K --rounds 9
@@ -134,19 +135,20 @@ def seconds_of(parsed: argparse.Namespace) -> float:
 def measured(
     names: Sequence[str], rows: int, parsed: argparse.Namespace, samples: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Figures by type, and those of filling; ``samples`` are added to.
+    """Figures by type; ``samples`` are added to.
 
     :raises Different: bytes are not the peers', or two threads do not make those of one.
     :raises NotMeasured: others never rest.
     """
     arrays = Arrays(np.ones((rows, COLUMNS), np.float32), np.ones((rows, COLUMNS), np.uint16))
+    found: dict[str, dict[str, dict[str, float]]] = {}
     with ThreadPoolExecutor(2) as pool:
-        found = {FILL: rates(taken(FILL, fill_cases(arrays, pool), parsed, samples))}
-    for name in track(names, "measuring", console=Console(stderr=True)):
-        blocks = matrix(name, rows)
-        check(name, blocks, arrays)
-        found[name] = rates(taken(name, cases(name, blocks, arrays), parsed, samples))
-    return {"rates": found, "ratios": {name: ratios(found[name], found[FILL]) for name in names}}
+        for name in track(names, "measuring", console=Console(stderr=True)):
+            blocks = matrix(name, rows)
+            check(name, blocks, arrays)
+            both = [*cases(name, blocks, arrays), *fill_cases(arrays, pool)]
+            found[name] = rates(taken(name, both, parsed, samples))
+    return {"rates": found, "ratios": {name: ratios(own) for name, own in found.items()}}
 
 
 def matrix(name: str, rows: int) -> Bytes:
@@ -186,11 +188,12 @@ def fill_cases(arrays: Arrays, pool: ThreadPoolExecutor) -> list[Case]:
         list(pool.map(lambda part: part.fill(1), (array[:middle], array[middle:])))
 
     return [
-        Case("f32 1", lambda: arrays.floats.fill(1)),
-        Case("f32 2", lambda: halves(arrays.floats)),
-        Case("bf16 1", lambda: arrays.bfloats.fill(1)),
-        Case("bf16 2", lambda: halves(arrays.bfloats)),
-        Case("f32 1 new", lambda: np.empty_like(arrays.floats).fill(1)),
+        Case("fill f32 1", lambda: arrays.floats.fill(1)),
+        Case("fill f32 2", lambda: halves(arrays.floats)),
+        Case("fill bf16 1", lambda: arrays.bfloats.fill(1)),
+        Case("fill bf16 2", lambda: halves(arrays.bfloats)),
+        Case("fill f32 1 new", lambda: np.empty_like(arrays.floats).fill(1)),
+        Case("fill bf16 1 new", lambda: np.empty_like(arrays.bfloats).fill(1)),
     ]
 
 
@@ -204,6 +207,7 @@ def cases(name: str, blocks: Bytes, arrays: Arrays) -> list[Case]:
         Case("bf16 2", lambda: dequantize(name, blocks, bfloats, 2)),
         Case("f32 1 new", lambda: dequantize(name, blocks, np.empty_like(floats), 1)),
         Case("f32 2 new", lambda: dequantize(name, blocks, np.empty_like(floats), 2)),
+        Case("bf16 1 new", lambda: dequantize(name, blocks, np.empty_like(bfloats), 1)),
         Case("ggml C", lambda: by_c(name, blocks, floats)),
     ]
     if gguf_reads(name):
@@ -269,26 +273,32 @@ def rates(all_cases: Sequence[Case]) -> dict[str, dict[str, float]]:
     }
 
 
-def ratios(own: dict[str, Any], fill: dict[str, Any]) -> dict[str, float]:
+def ratios(own: dict[str, Any]) -> dict[str, float]:
     """Of medians: over the peers, two threads over one, and which share of filling that is."""
 
-    def over(one: str, other: str, of: dict[str, Any] = own) -> float:
-        return round(float(own[one]["median"]) / float(of[other]["median"]), 2)
+    def over(one: str, other: str) -> float:
+        return round(float(own[one]["median"]) / float(own[other]["median"]), 2)
 
     found = {
         "over_c": over("f32 1", "ggml C"),
         "f32_two_over_one": over("f32 2", "f32 1"),
         "bf16_two_over_one": over("bf16 2", "bf16 1"),
-        "f32_of_fill_1": over("f32 1", "f32 1", fill),
-        "f32_of_fill_2": over("f32 2", "f32 2", fill),
-        "bf16_of_fill_1": over("bf16 1", "bf16 1", fill),
-        "bf16_of_fill_2": over("bf16 2", "bf16 2", fill),
+        "fill_f32_two_over_one": over("fill f32 2", "fill f32 1"),
+        "fill_bf16_two_over_one": over("fill bf16 2", "fill bf16 1"),
+        "f32_of_fill_1": over("f32 1", "fill f32 1"),
+        "f32_of_fill_2": over("f32 2", "fill f32 2"),
+        "bf16_of_fill_1": over("bf16 1", "fill bf16 1"),
+        "bf16_of_fill_2": over("bf16 2", "fill bf16 2"),
+        "f32_new_of_fill_new": over("f32 1 new", "fill f32 1 new"),
+        "bf16_new_of_fill_new": over("bf16 1 new", "fill bf16 1 new"),
     }
     if "gguf-py" in own:
         found |= {
             "over_gguf_f32_1": over("f32 1", "gguf-py"),
             "over_gguf_f32_1_new": over("f32 1 new", "gguf-py"),
             "over_gguf_f32_2": over("f32 2", "gguf-py"),
+            "over_gguf_f32_2_new": over("f32 2 new", "gguf-py"),
+            "over_gguf_bf16_1_new": over("bf16 1 new", "gguf-py"),
             "over_gguf_bf16_1": over("bf16 1", "gguf-py"),
             "over_gguf_bf16_2": over("bf16 2", "gguf-py"),
         }
@@ -297,13 +307,13 @@ def ratios(own: dict[str, Any], fill: dict[str, Any]) -> dict[str, float]:
 
 def show(summary: dict[str, Any]) -> None:
     """The figures as a table on standard output, and whether the goal was met."""
-    columns = ("f32 1", "f32 2", "bf16 1", "bf16 2", "f32 1 new", "ggml C", "gguf-py")
+    columns = ("f32 1", "f32 2", "bf16 1", "bf16 2", *NEW, "ggml C", "gguf-py")
     speed = Table(title=f"Melem/s, rows of {COLUMNS}; after /: share of filling the same array")
     speed.add_column("type")
-    for column in (*columns, "× gguf-py: f32 1, new, f32 2", "2 ÷ 1: f32, bf16"):
+    for column in (*columns, "× gguf-py: f32 1, new, f32 2", "2 ÷ 1: f32, bf16, and filling"):
         speed.add_column(column, justify="right")
     for name, own in summary["rates"].items():
-        shares = summary["ratios"].get(name, {})
+        shares = summary["ratios"][name]
         cells = [cell(own, column, shares) for column in columns]
         keys = ("over_gguf_f32_1", "over_gguf_f32_1_new", "over_gguf_f32_2")
         over = " ".join(f"{shares[key]:.1f}" for key in keys if key in shares)
@@ -323,8 +333,9 @@ def cell(own: dict[str, Any], column: str, shares: dict[str, float]) -> str:
     if column not in own:
         return ""
     kind, _, threads = column.partition(" ")
-    share = shares.get(f"{kind}_of_fill_{threads}")
-    return f"{own[column]['median']:.0f}" + ("" if share is None else f" /{share:.0%}")
+    key = f"{kind}_new_of_fill_new" if column in NEW else f"{kind}_of_fill_{threads}"
+    share = f" /{shares[key]:.0%}" if key in shares else ""
+    return f"{own[column]['median']:.0f}{share}"
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ def test_types_are_measured_beside_their_peers_and_recorded(
     assert f"wrote {path.name}" in said.err
     assert "Q4_K: " in said.out
     rates, ratios = record["summary"]["rates"], record["summary"]["ratios"]
-    assert rates.keys() == {"fill", "Q4_K", "Q1_0"}
+    assert rates.keys() == {"Q4_K", "Q1_0"}
     assert rates["Q4_K"]["gguf-py"]["median"] > 0
     assert "gguf-py" not in rates["Q1_0"]  # it does not read that
     assert ratios["Q4_K"]["over_gguf_f32_1"] > 0
+    assert ratios["Q4_K"]["bf16_of_fill_2"] > 0
     assert "over_gguf_f32_1" not in ratios["Q1_0"]
     taken = [one for one in record["samples"] if (one["type"], one["case"]) == ("Q4_K", "bf16 2")]
     assert len(taken) == 2
