@@ -154,7 +154,7 @@ def check_names(names: Collection[str], most: int = MAX_TENSOR_NAME_BYTES) -> No
     """
     # All at once, as there are many and they are sound. Between two dots, one that is empty or
     # begins with a dot makes two; so does one that ends with it, which may: then one by one.
-    together = "." + ".".join(names)
+    together = "." + ".".join(names) + "."
     plain = together.isascii() and not together.encode().translate(None, PLAIN)
     if not plain or ".." in together or max(map(len, names), default=0) > most:
         for name in names:
