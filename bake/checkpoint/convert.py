@@ -19,21 +19,23 @@ import numpy as np
 from bake import tree
 from bake.checkpoint import families, schemes
 from bake.checkpoint.arrays import array
-from bake.checkpoint.contents import Tensor
 from bake.checkpoint.folder import (
     CONFIG,
     Found,
+    Located,
     Shard,
     check_index,
     find,
     located,
     open_shards,
     read_object,
+    reader,
 )
 from bake.checkpoint.limits import DEFAULT, ParseLimits
 from bake.checkpoint.output import Output
 from bake.checkpoint.writing import (
     INDEX,
+    SHARD_BYTES,
     Buffers,
     Planned,
     index_of,
@@ -52,7 +54,6 @@ from serve import __version__
 RECORD = "conversion.json"
 DTYPES: Mapping[str, str] = {"BF16": "bfloat16", "F32": "float32"}
 Progress = Callable[[int, int], None]
-Located = Mapping[str, tuple[Shard, Tensor]]
 ROOM = "make room, or choose another folder; what is done is kept, and taken over"
 
 
@@ -90,6 +91,7 @@ def convert(  # noqa: PLR0913 - what, where, and how
     config: Path | None = None,
     force: bool = False,
     threads: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
     limits: ParseLimits = DEFAULT,
 ) -> Converted:
     """Make the folder ``dst`` of the checkpoint at ``src``, whole or not at all.
@@ -101,7 +103,7 @@ def convert(  # noqa: PLR0913 - what, where, and how
     began = time.monotonic()
     _check_there(dst, src, force=force)
     job = plan(src, config, limits)
-    files = planned(job.outputs, dtype)
+    files = planned(job.outputs, dtype, shard_bytes)
     try:
         with tree.locked(dst):
             _check_there(dst, src, force=force)
@@ -159,11 +161,17 @@ def _of_folder(found: Found, there: Located, about: Mapping[str, Any], given: Pa
             f"put it there, or give it with --config {CONFIG}",
         )
     tensors = {name: tensor for name, (_, tensor) in there.items()}
-    outputs = tuple(schemes.plan(tensors, config))
+    outputs = tuple(schemes.plan(tensors, config, reader(there)))
     told = {**about, "quantization": schemes.detect(tensors, config)}
-    plain = {key: value for key, value in config.items() if key != "quantization_config"}
-    files: dict[str, Path | bytes] = {**found.files, CONFIG: json.dumps(plain).encode()}
+    files: dict[str, Path | bytes] = {**found.files, CONFIG: json.dumps(_plain(config)).encode()}
     return Job(outputs, there, files, told, tuple(schemes.dropped(tensors, config)))
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` as of a model that nobody quantized."""
+    kept = {key: value for key, value in config.items() if key not in schemes.SETTINGS}
+    inner = kept.get("text_config")
+    return {**kept, "text_config": _plain(inner)} if isinstance(inner, dict) else kept
 
 
 def _checked(job: Job) -> Job:

@@ -5,10 +5,12 @@ Finds the files and reads what describes them. Knows no format and opens no tens
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from bake.checkpoint.contents import Contents, Tensor
 from bake.checkpoint.formats import parse
@@ -63,6 +65,9 @@ class Shard:
     path: Path
     source: Bytes
     contents: Contents
+
+
+Located = Mapping[str, tuple[Shard, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,17 @@ def located(shards: Sequence[Shard]) -> dict[str, tuple[Shard, Tensor]]:
                 raise Malformed(shard.path.name, f"{tensor.name} stands in {other} too")
             found[tensor.name] = (shard, tensor)
     return found
+
+
+def reader(there: Located) -> Callable[[str], NDArray[Any]]:
+    """Reads a stored tensor by its name."""
+    from bake.checkpoint.arrays import array
+
+    def read(name: str) -> NDArray[Any]:
+        shard, tensor = there[name]
+        return array(shard.source, tensor)
+
+    return read
 
 
 def check_index(found: Found, there: Mapping[str, Any]) -> None:

@@ -65,8 +65,7 @@ def inspect(path: str | Path, limits: ParseLimits = DEFAULT) -> Inspected:
     if str(path).startswith(ADDRESS):
         from bake.checkpoint.remote import Ranges
 
-        with Ranges(str(path)) as there:
-            return inspect_source(there, limits)
+        return inspect_source(Ranges(str(path), limits), limits)
     return _local(Path(path), limits)
 
 

@@ -48,7 +48,7 @@ def verified(report: Report) -> Iterator[str]:
     """Lines for ``preheat bake verify-checkpoint``."""
     yield f"{report.path}: {'sound' if report.sound else 'NOT sound'}"
     for check in report.checks:
-        yield f"  {check.name:10} {SIGNS[check.outcome]:7} {printable(check.detail, 600)}"
+        yield f"  {check.name:11} {SIGNS[check.outcome]:7} {printable(check.detail, 600)}"
 
 
 def as_json(found: Inspected, *, tensors: bool) -> dict[str, Any]:

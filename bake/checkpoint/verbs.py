@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bake.progress import bar
+from serve.cli import positive
 
 Run = Callable[[argparse.Namespace], int]
 # Makes the parser of a verb: its name, what runs it, and a sentence.
@@ -46,11 +47,13 @@ def _convert_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--config", type=Path, metavar="FILE", help="config.json, where SRC has none beside it"
     )
+    verb.add_argument("--shard-bytes", type=positive, metavar="N", help="most in a file (2 GiB)")
     verb.add_argument("--force", action="store_true", help="replace what a conversion made")
 
 
 def _convert(parsed: argparse.Namespace) -> int:
     from bake.checkpoint.convert import convert
+    from bake.checkpoint.writing import SHARD_BYTES
 
     with bar("converting", quiet=parsed.json) as shown:
         made = convert(
@@ -60,6 +63,7 @@ def _convert(parsed: argparse.Namespace) -> int:
             shown,
             config=parsed.config,
             force=parsed.force,
+            shard_bytes=parsed.shard_bytes or SHARD_BYTES,
         )
     if parsed.json:
         print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))

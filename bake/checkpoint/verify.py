@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bake.checkpoint import families, schemes, tokens
 from bake.checkpoint.arrays import array
 from bake.checkpoint.contents import Tensor
-from bake.checkpoint.folder import CONFIG, Found, Shard, find, open_shard
+from bake.checkpoint.folder import CONFIG, Found, Located, Shard, find, open_shard, reader
 from bake.checkpoint.limits import DEFAULT, ParseLimits
 from bake.checkpoint.output import Output
 from bake.errors import BakeError
@@ -69,7 +69,7 @@ class _Opened:
     shards: tuple[Shard, ...]
     faults: tuple[str, ...] = ()
     # Where each tensor is; of one that stands twice, the first.
-    there: Mapping[str, tuple[Shard, Tensor]] = field(default_factory=dict)
+    there: Located = field(default_factory=dict)
 
 
 def verify(  # noqa: PLR0913 - what, how much of it, and how
@@ -90,7 +90,9 @@ def verify(  # noqa: PLR0913 - what, how much of it, and how
     checks = [
         _check("shards", opened.faults, _shards_told(opened)),
         _check_index(opened),
-        _check("once", list(_twice(opened)), f"{len(opened.there)} tensors, none twice"),
+        _check(
+            "duplicates", list(_twice(opened)), f"{len(opened.there)} tensors, none in two files"
+        ),
         _check_shapes(opened),
         _check_tokenizer(opened),
         _check_numbers(opened, full, progress, threads or cores()),
@@ -189,11 +191,12 @@ def _check_shapes(opened: _Opened) -> Check:
 def _would_be(opened: _Opened) -> tuple[Mapping[str, Any], Sequence[Output]]:
     """The config, and every tensor as it would be without its quantization."""
     if len(opened.shards) == 1 and opened.shards[0].contents.format == "gguf":
-        made = families.plan(opened.shards[0].contents, opened.shards[0].source)
-        config: Mapping[str, Any] = json.loads(made.files[CONFIG])
-        return config, made.outputs
+        gguf = families.plan(opened.shards[0].contents, opened.shards[0].source)
+        config: Mapping[str, Any] = json.loads(gguf.files[CONFIG])
+        return config, gguf.outputs
     tensors = {name: tensor for name, (_, tensor) in opened.there.items()}
-    return opened.found.config, schemes.plan(tensors, opened.found.config)
+    made = schemes.plan(tensors, opened.found.config, reader(opened.there))
+    return opened.found.config, made
 
 
 def _misfits(

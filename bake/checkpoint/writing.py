@@ -19,6 +19,7 @@ from bake.checkpoint.output import Output
 from blob.files import sync
 from blob.manifest import WIDTH
 from blob.numpy_types import NUMPY
+from blob.restore import flat
 
 SHARD_BYTES = 2 * 1024**3
 INDEX = "model.safetensors.index.json"
@@ -142,7 +143,7 @@ def write(
 
 def _all(file: Any, raw: bytes | NDArray[Any]) -> int:
     """``raw`` wholly: a single write of the kernel's ends at 2 GiB."""
-    view = memoryview(raw) if isinstance(raw, bytes) else memoryview(raw.reshape(-1).view(np.uint8))
+    view = memoryview(raw) if isinstance(raw, bytes) else flat(raw)
     done = 0
     while done < len(view):
         done += file.write(view[done:])

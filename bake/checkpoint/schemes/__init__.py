@@ -62,6 +62,8 @@ FORMATS = (
     "naive-quantized",
     "mixed-precision",
 )
+# Where a config says how a model is quantized; in its text_config, too.
+SETTINGS = ("quantization_config", "compression_config")
 Planner = Callable[[Checkpoint], list[Output]]
 
 
@@ -119,7 +121,7 @@ def detect(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
 
 def settings_of(config: Mapping[str, Any]) -> object:
     """``quantization_config``, wherever a config has it; nothing where it has none."""
-    for key in ("quantization_config", "compression_config"):
+    for key in SETTINGS:
         for where in (config, config.get("text_config")):
             if isinstance(where, Mapping) and where.get(key) is not None:
                 return where[key]
