@@ -7,8 +7,8 @@ out·bits/32] the zero points, dense along its second; ``scales`` [groups, out];
 the group of each input ("act-order" where it is not in order). A weight is ``scale · (q - zero)``.
 
 ``checkpoint_format`` ``gptq`` stores each zero point less one. Where that wrapped around, AutoGPTQ
-0.7.1 disagrees with itself: the largest code means 0 in its ``qlinear_cuda_old``, the default, and
-2^bits in its ``qlinear_cuda``. It is 0 here, since a zero point has no more bits than a weight.
+0.7.1 disagrees with itself: the largest code means 0 in its ``qlinear_cuda_old``, the default, but
+2^bits in its ``qlinear_cuda``, and in both where bits are three. The default is followed.
 ``gptq_v2`` stores them as they are. AutoGPTQ multiplies in the type of the scales, F16: its numbers
 are ours, rounded to that (:mod:`bake.checkpoint.dequant.groups`).
 """
@@ -68,7 +68,7 @@ class Layer:
         codes = groups.unpacked(
             aligned(stored[:, words]), self.bits, rows.stop - rows.start, dense=True
         )
-        mask = np.uint8((1 << self.bits) - 1)
+        mask = np.uint8(0xFF if self.bits == 3 else (1 << self.bits) - 1)
         return np.ascontiguousarray(((codes + np.uint8(self.added)) & mask).T, np.float32)
 
 
@@ -111,7 +111,7 @@ def check(checkpoint: Checkpoint) -> None:
     """
     settings = checkpoint.settings
     form = settings.get("checkpoint_format") or "gptq"
-    if form not in FORMATS or settings.get("is_marlin_format"):
+    if not isinstance(form, str) or form not in FORMATS or settings.get("is_marlin_format"):
         raise Unsupported(f"gptq: checkpoint_format {parts.shown(form)} is not known here")
     if settings.get("dynamic"):
         raise Unsupported("gptq: layers of their own settings ('dynamic') are not known here")
