@@ -113,7 +113,9 @@ def group_size(settings: Mapping[str, Any], cols: int) -> int:
 
 def shown(value: object) -> str:
     """A stranger's value for a message."""
-    text = repr(value) if isinstance(value, str | int | float | bool | None) else ""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number of more than 64 bits"
+    text = repr(value) if isinstance(value, str | int | float | None) else ""
     return text[:60] if text else type(value).__name__
 
 
