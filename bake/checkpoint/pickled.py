@@ -77,6 +77,8 @@ from bake.errors import Malformed, Unsupported
 
 # Bytes of a whole number.
 LONG = 255
+# 60,000 tensors in a file, or half a second.
+INSTRUCTIONS = 2_000_000
 SHORT, INT, FLOAT = Struct("<H"), Struct("<i"), Struct(">d")
 PERSISTENT = 5
 
@@ -110,14 +112,15 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
     raw: bytes, where: str, limits: ParseLimits, begin: int
 ) -> Read:
     """Instructions in the order of how often torch writes them."""
-    at, size, word = 2, len(raw), WORD.unpack_from
+    at, size, word, copied = 2, len(raw), WORD.unpack_from, 0
+    most = min(limits.items, INSTRUCTIONS)
     stack: list[Any] = []
     # What lay on the stack at each MARK that is still open: popping stops there by itself.
     marks: list[list[Any]] = []
     memo: list[Any] = []
     storages: list[Storage] = []
     try:
-        for _ in repeat(None, limits.items):
+        for _ in repeat(None, most):
             op = raw[at]
             if op == BINPUT:
                 if raw[at + 1] == len(memo):
@@ -158,7 +161,13 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
                 at += 1
             elif op == REDUCE:
                 args = stack.pop()
-                stack[-1] = reduced(stack[-1], args)
+                made = reduced(stack[-1], args)
+                if type(made) is Pairs or type(made) is bytes:
+                    # Copies, of what may be long and be given again and again.
+                    copied += len(made)
+                    if copied > limits.items:
+                        raise Wrong("copies more than is allowed")
+                stack[-1] = made
                 at += 1
             elif op in SIZED:
                 number, counter = SIZED[op]
@@ -262,7 +271,7 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
         raise Malformed(where, f"{_op(raw, at)}: {error}", begin + at) from None
     except Unknown as error:
         raise Unsupported(f"{where}: {_op(raw, at)}: {error} (at byte {begin + at})") from None
-    raise Malformed(where, f"a pickle of more than {limits.items} instructions", begin)
+    raise Malformed(where, f"a pickle of more than {most} instructions", begin)
 
 
 def _ended(raw: bytes, where: str, begin: int, at: int) -> Malformed:

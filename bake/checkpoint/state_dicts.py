@@ -8,8 +8,8 @@ Checkpoints are state dicts (names to tensors), or mappings with a state dict am
   and tensors elsewhere are only counted;
 * where that says nothing, all tensors are taken, names joined with dots.
 
-The value may contain itself, and be small and say much: a walk goes no deeper than the limit, and
-visits no more values than four for each byte of its pickle.
+The value may contain itself, and be small and say much: a walk goes no deeper than the limit, looks
+at no more values than ``ParseLimits.items``, and stops at few times the tensors that may be.
 """
 
 from collections.abc import Iterator
@@ -26,8 +26,9 @@ VALUES, ELEMENTS, LETTERS = 1024, 64, 1024
 WHOLE = range(-(2**63), 2**64)
 # What a single tensor or number of values in a file is called.
 ALONE = "tensor"
-# For each byte of a pickle: a list is looked through before it is walked through.
-VISITS = 4
+# Named values for each tensor that may be: a second is less than a million of them.
+STEPS = 4
+INNER = frozenset({View, Pairs, list, tuple})
 
 
 @dataclass
@@ -41,18 +42,18 @@ class Found:
     left_out: int = 0
 
 
-def found_in(value: Any, where: str, limits: ParseLimits, size: int) -> Found:
-    """What the value of a pickle of ``size`` bytes holds.
+def found_in(value: Any, where: str, limits: ParseLimits) -> Found:
+    """What the value of a pickle holds.
 
     :raises Malformed: a name twice, one that is too long, or the walk passes the limits.
     :raises Unsupported: there is no place for tensors in it.
     """
     found = Found()
-    walk = _Walk(where, limits, VISITS * size, found)
+    walk = _Walk(where, limits, found, STEPS * limits.tensors, limits.items)
     if type(value) is View:
         found.tensors[ALONE] = value
     elif type(value) is Pairs:
-        found.taken_from = _state_dict(value, VISITS * size)
+        found.taken_from = _state_dict(value, limits.items)
         walk.through(value)
     elif type(value) in (list, tuple):
         walk.through(value)
@@ -86,8 +87,9 @@ class _Walk:
 
     where: str
     limits: ParseLimits
-    left: int
     found: Found
+    steps: int
+    looks: int
 
     def through(self, root: Any) -> None:
         """Each place is an iterator, and a name; nothing is listed before it is looked at."""
@@ -96,7 +98,7 @@ class _Walk:
         while places:
             prefix, items = places[-1]
             for key, value in items:
-                self.left -= 1
+                self.steps -= 1
                 name = self._name(prefix, key)
                 if type(value) is View:
                     self._tensor(name, value, taken)
@@ -107,17 +109,20 @@ class _Walk:
                     self._value(name, value)
             else:
                 places.pop()
-            if len(places) > limits.depth or self.left < 0:
+            if len(places) > limits.depth or min(self.steps, self.looks) < 0:
                 raise Malformed(self.where, "values within values without an end")
 
     def _inner(self, value: Any) -> bool:
-        """Whether there may be tensors in it."""
-        if type(value) in (list, tuple):
-            self.left -= len(value)
-            if self.left < 0:
-                return False
-            return any(type(inner) in (View, Pairs, list, tuple) for inner in value)
-        return type(value) is Pairs
+        """Whether it is walked: there may be tensors in it, or it is a mapping of few values."""
+        kind = type(value)
+        if kind not in (Pairs, list, tuple):
+            return False
+        self.looks -= len(value)
+        if self.looks < 0:
+            raise Malformed(self.where, "values within values without an end")
+        if kind is Pairs and len(value) <= 2 * VALUES:
+            return True
+        return not INNER.isdisjoint(map(type, value))
 
     def _name(self, prefix: str, key: Any) -> str:
         if type(key) is int and key in WHOLE:
@@ -148,7 +153,10 @@ class _Walk:
         found = self.found
         if name in found.values:
             raise Malformed(self.where, f"two values are named {name!r}")
-        if len(found.values) < VALUES and _short(value):
+        if type(value) is Pairs:
+            # A vocabulary, say.
+            found.left_out += len(value) // 2
+        elif len(found.values) < VALUES and _short(value):
             found.values[name] = list(value) if type(value) in (list, tuple) else value
         else:
             found.left_out += 1

@@ -11,6 +11,8 @@ from bake.errors import BakeError
 
 # Characters of a module's name, and of a name in it.
 NAME = 256
+# Of any call that is known.
+ARGUMENTS = 16
 
 
 class Pairs(list[Any]):
@@ -63,8 +65,9 @@ class Unknown(BakeError):
 def reduced(callee: Any, args: Any) -> Any:
     if type(callee) is not Name or callee.reduce is None:
         raise Unknown("calls what is no function here")
-    if type(args) is not tuple:
-        raise Wrong("arguments that are no tuple")
+    # Never many: passing them on takes time for each.
+    if type(args) is not tuple or len(args) > ARGUMENTS:
+        raise Wrong("arguments that are no tuple of a few")
     try:
         return callee.reduce(*args)
     except TypeError:
