@@ -29,10 +29,14 @@ LONGEST = 10_000
 PEEK = 256
 ALONE = "array"
 
+# A key and its value: text, a truth value, or a tuple of whole numbers.
 ITEM = re.compile(
-    r"\s*(?:'(\w+)'|\"(\w+)\")\s*:\s*(?:'([^'\\]*)'|\"([^\"\\]*)\"|(True|False)|\(([0-9L,\s]*)\)|(\[))"
-    r"\s*(,|(?=\}))"
+    r"""\s*(?P<quote>['"])(?P<key>\w+)(?P=quote)\s*:\s*(?:"""
+    r"""'(?P<text>[^'\\]*)'|"(?P<other>[^"\\]*)"|(?P<truth>True|False)|\((?P<lengths>[0-9L,\s]*)\)"""
+    r""")\s*(?:,|(?=\}))"""
 )
+RECORDS = re.compile(r"""\{.{0,200}?['"]descr['"]\s*:\s*\[""", re.DOTALL)
+KEYS = {"descr": ("text", "other"), "fortran_order": ("truth",), "shape": ("lengths",)}
 DTYPES = {
     "b1": "BOOL",
     "i1": "I8",
@@ -179,28 +183,23 @@ def header(raw: bytes, where: str, at: int, begin: int) -> Header:
     :raises Unsupported: a type that is no number.
     """
     # Latin-1 takes any byte; what is not ASCII matches nothing below.
-    text = raw.decode("latin-1").rstrip()
+    text = raw.decode("latin-1").strip()
+    if RECORDS.match(text):
+        raise Unsupported(f"{where}: records, not numbers (at byte {at})")
     said: dict[str, str] = {}
-    here, more = 1, text.startswith("{")
-    while more and text[here:].strip() != "}":
-        item = ITEM.match(text, here)
-        if item is None:
+    here = 1
+    while item := ITEM.match(text, here):
+        of = KEYS.get(item["key"], ())
+        if item["key"] in said or item.lastgroup not in of:
             break
-        key = item[1] or item[2]
-        if key in said or len(said) == 3:
-            break
-        if item[7]:
-            raise Unsupported(f"{where}: records, not numbers (at byte {at})")
-        said[key] = next(group for group in item.group(3, 4, 5, 6) if group is not None)
+        said[item["key"]] = item[item.lastgroup]
         here = item.end()
-    if said.keys() != {"descr", "fortran_order", "shape"} or text[here:].strip() != "}":
+    if said.keys() != KEYS.keys() or text[:1] != "{" or text[here:].strip() != "}":
         raise Malformed(where, f"a header that is none: {text[:80]!r}", at)
     try:
         shape = tuple(int(length.strip().rstrip("L")) for length in _lengths(said["shape"]))
     except ValueError:
         raise Malformed(where, f"a shape that is none: {said['shape'][:80]!r}", at) from None
-    if said["fortran_order"] not in ("True", "False"):
-        raise Malformed(where, "an order that is none", at)
     dtype, size, big = _dtype(said["descr"], where, at)
     return Header(dtype, size, big, said["fortran_order"] == "True", shape, begin)
 
