@@ -129,20 +129,18 @@ def plan(src: Path, config: Path | None = None, limits: ParseLimits = DEFAULT) -
     """
     found = find(src)
     shards = open_shards(found, limits)
-    there = located(shards)
-    check_index(found, there)
     about = {
         "format": shards[0].contents.format,
         "files": {shard.path.name: shard.source.size for shard in shards},
     }
     if shards[0].contents.format == "gguf":
-        return _checked(_of_gguf(found, shards, there, about))
+        return _checked(_of_gguf(found, shards, about))
+    there = located(shards)
+    check_index(found, there)
     return _checked(_of_folder(found, there, about, config))
 
 
-def _of_gguf(
-    found: Found, shards: Sequence[Shard], there: Located, about: Mapping[str, Any]
-) -> Job:
+def _of_gguf(found: Found, shards: Sequence[Shard], about: Mapping[str, Any]) -> Job:
     if len(shards) > 1:
         names = ", ".join(shard.path.name for shard in shards[:4])
         raise Unsupported(
@@ -150,7 +148,7 @@ def _of_gguf(
             "give one of them; join a split one with llama-gguf-split --merge first",
         )
     made = families.plan(shards[0].contents, shards[0].source)
-    return Job(tuple(made.outputs), there, made.files, about)
+    return Job(tuple(made.outputs), located(shards), made.files, about)
 
 
 def _of_folder(found: Found, there: Located, about: Mapping[str, Any], given: Path | None) -> Job:

@@ -103,9 +103,13 @@ def _local(path: Path, limits: ParseLimits) -> Inspected:
     tensors = tuple(tensor for _, tensor in located(shards).values())
     # What lies beside a single file need not belong to it.
     config = found.config if path.is_dir() else {}
+    notes = list(_notes(found.beside, config, path))
     tokenizer = tokens.of_gguf(first)
     if tokenizer is None and path.is_dir():
-        tokenizer = tokens.of_folder(found.files)
+        try:
+            tokenizer = tokens.of_folder(found.files)
+        except BakeError as error:
+            notes.append(error.what)
     return Inspected(
         str(path),
         first.format,
@@ -117,7 +121,7 @@ def _local(path: Path, limits: ParseLimits) -> Inspected:
         _quantization(tensors, config),
         tokenizer,
         first.metadata,
-        tuple(_notes(found.beside, config, path)),
+        tuple(notes),
     )
 
 

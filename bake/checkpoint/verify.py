@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bake.checkpoint import families, schemes, tokens
 from bake.checkpoint.arrays import array
 from bake.checkpoint.contents import Tensor
+from bake.checkpoint.dequant.ggml import BLOCKS, dequantize
 from bake.checkpoint.folder import CONFIG, Found, Located, Shard, find, open_shard, reader
 from bake.checkpoint.limits import DEFAULT, ParseLimits
 from bake.checkpoint.output import Output
@@ -38,7 +39,13 @@ EXPONENTS: Mapping[str, tuple[Any, int]] = {
     "F32": (np.uint32, 0x7F800000),
     "F64": (np.uint64, 0x7FF0000000000000),
 }
-EMBEDDING = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "word_embeddings.weight")
+EMBEDDING = (
+    "embed_tokens.weight",
+    "token_embd.weight",
+    "wte.weight",
+    "tok_embeddings.weight",
+    "word_embeddings.weight",
+)
 
 
 @dataclass(frozen=True)
@@ -213,6 +220,8 @@ def _misfits(
 def _check_tokenizer(opened: _Opened) -> Check:
     try:
         told = tokens.of_folder(opened.found.files)
+        if opened.shards and opened.shards[0].contents.format == "gguf":
+            told = tokens.of_gguf(opened.shards[0].contents)
     except BakeError as error:
         return Check("tokenizer", "failed", error.what)
     if told is None:
@@ -251,7 +260,7 @@ def _check_numbers(opened: _Opened, full: bool, progress: Progress, threads: int
     asked = [
         (shard, tensor)
         for shard, tensor in opened.there.values()
-        if tensor.dtype in EXPONENTS and tensor.count
+        if (tensor.dtype in EXPONENTS or tensor.dtype in BLOCKS) and tensor.count
     ]
     total, done = sum(tensor.nbytes for _, tensor in asked), 0
     faults = []
@@ -262,38 +271,47 @@ def _check_numbers(opened: _Opened, full: bool, progress: Progress, threads: int
             done += tensor.nbytes
             progress(done, total)
     rest = len(opened.there) - len(asked)
-    how = f"{total} bytes read" if full else "a sample of each read; --full reads all"
-    also = f", {rest} of other types not asked" if rest else ""
+    how = f"{total} bytes read" if full else "a sample of each read, --full reads all"
+    also = f"; {rest} of whole or 8-bit numbers not asked" if rest else ""
     return _check("finite", faults, f"{len(asked)} tensors, no NaN, no Inf: {how}{also}")
 
 
 def _not_finite(shard: Shard, tensor: Tensor, *, full: bool) -> str:
     """What is not finite in a tensor; empty if all that was looked at is."""
     try:
-        numbers = array(shard.source, tensor)
+        stored = array(shard.source, tensor)
     except BakeError as error:
         return error.what
-    kind, mask = EXPONENTS[tensor.dtype]
-    flat = numbers.reshape(-1).view(kind) if numbers.flags.c_contiguous else None
-    if flat is None:
-        flat = np.ascontiguousarray(numbers).reshape(-1).view(kind)
-    try:
-        for begin, end in _pieces(flat.size, flat.itemsize, full=full):
-            wrong = (flat[begin:end] & kind(mask)) == mask
-            if wrong.any():
-                return f"{int(wrong.sum())} not finite, first at {begin + int(wrong.argmax())}"
-    finally:
-        shard.source.forget(tensor.offset, tensor.offset + tensor.nbytes)
+    rows = stored if tensor.dtype in BLOCKS else np.ascontiguousarray(stored).reshape(-1)
+    with np.errstate(all="ignore"):
+        for some in _stretches(len(rows), rows[:1].nbytes, full=full):
+            bits, mask = _exponents(rows[some], tensor)
+            if count := int(np.count_nonzero((bits & mask) == mask)):
+                unit = "row" if tensor.dtype in BLOCKS else "element"
+                return f"{count} numbers not finite, from {unit} {some.start} on"
+    shard.source.forget(tensor.offset, tensor.offset + tensor.nbytes)
     return ""
 
 
-def _pieces(count: int, width: int, *, full: bool) -> Iterable[tuple[int, int]]:
-    step = PIECE_BYTES // width
+def _exponents(stored: NDArray[Any], tensor: Tensor) -> tuple[NDArray[Any], Any]:
+    """Bits of numbers, and which of them are all set in Inf and NaN."""
+    if tensor.dtype not in BLOCKS:
+        kind, mask = EXPONENTS[tensor.dtype]
+        return stored.view(kind), kind(mask)
+    numbers: NDArray[np.uint16] = np.empty((len(stored), tensor.shape[-1]), np.uint16)
+    dequantize(tensor.dtype, stored, numbers, 1)
+    kind, mask = EXPONENTS["BF16"]
+    return numbers, kind(mask)
+
+
+def _stretches(count: int, width: int, *, full: bool) -> Iterable[slice]:
+    """Slices of ``count`` things of ``width`` bytes: all of them, or some from end to end."""
     if full or count * width <= STRETCHES * STRETCH_BYTES:
-        return ((begin, min(begin + step, count)) for begin in range(0, count, step))
-    stretch = STRETCH_BYTES // width
-    begins: NDArray[np.int64] = np.linspace(0, count - stretch, STRETCHES).astype(np.int64)
-    return ((int(begin), int(begin) + stretch) for begin in begins)
+        step = max(1, PIECE_BYTES // width)
+        return (slice(begin, begin + step) for begin in range(0, count, step))
+    stretch = max(1, STRETCH_BYTES // width)
+    begins = np.linspace(0, count - stretch, STRETCHES).astype(np.int64)
+    return (slice(int(begin), int(begin) + stretch) for begin in begins)
 
 
 def _check_digests(opened: _Opened, digests: Mapping[str, str] | None) -> Check:
