@@ -95,9 +95,10 @@ class Metadata:
             return None
         if isinstance(told, Listed):
             # Every parser is loaded when one is needed, and a folder has no long lists.
-            from bake.checkpoint import gguf
+            from bake.checkpoint.gguf import values
 
-            return gguf.values(self.source, told)
+            found: list[Any] | NDArray[Any] = values(self.source, told)
+            return found
         if not isinstance(told, list):
             raise self._wrong(key, "no list")
         return [
