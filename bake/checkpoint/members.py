@@ -13,7 +13,6 @@ Sums (CRC-32) are not looked at: torch can be told to write none, and digests ar
 import re
 import zlib
 from collections.abc import Iterator
-from itertools import pairwise
 from struct import Struct
 
 import msgspec
@@ -33,9 +32,13 @@ END_64 = Struct("<4sQ4x2L4Q")
 LOCATOR = Struct("<4sLQL")
 EXTRA = Struct("<2H")
 SUMS, SUMS_64 = Struct("<3L"), Struct("<L2Q")
+# The longest that may lie between two members: a sign, a sum and two wide sizes.
+GAP = SUMS_64.size + 4
+unpack_local = LOCAL.unpack_from
 
 ZIP_64, UNICODE_PATH = 0x0001, 0x7075
 ENCRYPTED, DESCRIPTOR, PATCH, STRONG, UTF_8, MASKED = 0x1, 0x8, 0x20, 0x40, 0x800, 0x2000
+REFUSED = ENCRYPTED | PATCH | STRONG | MASKED
 FULL, FULL_16 = 0xFFFFFFFF, 0xFFFF
 
 # What a member may grow to whatever its ratio: zeros deflate to a thousandth.
@@ -80,18 +83,15 @@ def members(source: Source, limits: ParseLimits) -> dict[str, Member]:
     entries = list(_entries(source, begin, end, count))
     named = _names(source, entries, limits)
     # Nearly always as they lie already.
-    order = sorted(range(len(entries)), key=lambda i: entries[i].header)
-    made = {}
-    for i, following in pairwise([*order, -1]):
-        entry = entries[i]
-        _sized(source, entry, limits)
-        limit = begin if following < 0 else entries[following].header
-        offset = _data(source, entry, limit)
-        name = named[i]
+    order = sorted(zip((entry.header for entry in entries), named, entries, strict=True))
+    made, before, end = {}, None, 0
+    for _, name, entry in order:
+        if entry.flags & REFUSED or entry.method or entry.size != entry.stored:
+            _sized(source, entry, limits)
+        offset = _data(source, entry, before, end, begin)
+        before, end = entry, offset + entry.stored
         made[name] = Member(name, offset, entry.size, entry.stored, entry.method)
-    first = entries[order[0]].header if order else begin
-    if first:
-        raise Malformed(source.name, f"{first} bytes before the first member", 0)
+    _gap(source, before, end, begin)
     return made
 
 
@@ -265,7 +265,7 @@ def _names(source: Source, entries: list[Entry], limits: ParseLimits) -> list[st
 
 def _sized(source: Source, entry: Entry, limits: ParseLimits) -> None:
     """Whether the entry is of a kind that is read here, and grows no more than it may."""
-    if entry.flags & (ENCRYPTED | PATCH | STRONG | MASKED):
+    if entry.flags & REFUSED:
         raise Unsupported(f"{source.name}: an encrypted or patched member (at byte {entry.at})")
     if entry.method == STORED:
         if entry.size != entry.stored:
@@ -280,32 +280,54 @@ def _sized(source: Source, entry: Entry, limits: ParseLimits) -> None:
         )
 
 
-def _data(source: Source, entry: Entry, limit: int) -> int:
-    """Where the member's bytes begin, its local header agreeing; they end where the next begins."""
+def _data(source: Source, entry: Entry, before: Entry | None, end: int, most: int) -> int:
+    """Where the member's bytes begin, its local header agreeing.
+
+    It begins where the one ``before`` ends, and itself ends before the directory at ``most``.
+    """
     at = entry.header
     named = at + LOCAL.size + len(entry.raw)
-    if named > limit:
-        raise Malformed(source.name, "members overlap", at)
-    raw = source.read(at, named)
-    sign, flags, method, crc, stored, size, name, extra = LOCAL.unpack_from(raw)
+    if not 0 <= at - end <= GAP or named > most:
+        raise _misplaced(source, at, end)
+    raw = source.read(end, named)
+    if at != end:
+        _gap(source, before, end, at)
+    sign, flags, method, crc, stored, size, name, extra = unpack_local(raw, at - end)
     if (
         sign != b"PK\3\4"
         or flags != entry.flags
         or method != entry.method
         or name != len(entry.raw)
-        or raw[LOCAL.size :] != entry.raw
+        or raw[at - end + LOCAL.size :] != entry.raw
     ):
         raise Malformed(source.name, "a member is not what the directory says", at)
     begin: int = named + extra
-    end = begin + entry.stored
-    if end > limit:
-        raise Malformed(source.name, "members overlap", at)
-    later = flags & DESCRIPTOR
-    if not (later and crc == stored == size == 0):
+    if begin + entry.stored > most:
+        raise _misplaced(source, most, begin + entry.stored)
+    if not (flags & DESCRIPTOR and crc == stored == size == 0):
         _agree(source, entry, (crc, stored, size), source.read(named, begin))
-    if end != limit and not (later and _described(source, entry, end, limit)):
-        raise Malformed(source.name, f"{limit - end} bytes belong to no member", end)
     return begin
+
+
+def _misplaced(source: Source, at: int, end: int) -> Malformed:
+    if at < end:
+        return Malformed(source.name, "members overlap", at)
+    return Malformed(source.name, f"{at - end} bytes belong to no member", end)
+
+
+def _gap(source: Source, entry: Entry | None, begin: int, end: int) -> None:
+    """What may lie after a member: its sum and sizes again, in one of four forms, or nothing."""
+    gap = end - begin
+    if not gap:
+        return
+    if not 0 <= gap <= GAP or entry is None or not entry.flags & DESCRIPTOR:
+        raise _misplaced(source, end, begin)
+    wide = gap in (SUMS_64.size, GAP)
+    if not wide and max(entry.stored, entry.size) >= FULL:
+        raise _misplaced(source, end, begin)
+    sums = (SUMS_64 if wide else SUMS).pack(entry.crc, entry.stored, entry.size)
+    if source.read(begin, end) not in (sums, b"PK\7\x08" + sums):
+        raise _misplaced(source, end, begin)
 
 
 def _agree(source: Source, entry: Entry, local: tuple[int, int, int], extra: memoryview) -> None:
@@ -319,13 +341,3 @@ def _agree(source: Source, entry: Entry, local: tuple[int, int, int], extra: mem
         return
     if (crc, stored, size) != (entry.crc, entry.stored, entry.size):
         raise Malformed(source.name, "a member's sizes are not the directory's", entry.header)
-
-
-def _described(source: Source, entry: Entry, begin: int, end: int) -> bool:
-    """Whether the bytes after a member are its sum and sizes again, in one of the four forms."""
-    sums = SUMS_64 if end - begin in (SUMS_64.size, SUMS_64.size + 4) else SUMS
-    gap = end - begin - sums.size
-    if gap not in (0, 4) or (sums is SUMS and max(entry.stored, entry.size) > FULL):
-        return False
-    expected = (b"PK\7\x08" if gap else b"") + sums.pack(entry.crc, entry.stored, entry.size)
-    return source.read(begin, end) == expected

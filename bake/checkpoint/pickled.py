@@ -122,13 +122,7 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
     try:
         for _ in repeat(None, most):
             op = raw[at]
-            if op == BINPUT:
-                if raw[at + 1] == len(memo):
-                    memo.append(stack[-1])
-                else:
-                    _put(memo, raw[at + 1], stack[-1])
-                at += 2
-            elif op == LONG_BINPUT:
+            if op == LONG_BINPUT:
                 (index,) = word(raw, at + 1)
                 if index == len(memo):
                     memo.append(stack[-1])
@@ -137,6 +131,12 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
                 at += 5
             elif op == BINGET:
                 stack.append(memo[raw[at + 1]])
+                at += 2
+            elif op == BINPUT:
+                if raw[at + 1] == len(memo):
+                    memo.append(stack[-1])
+                else:
+                    _put(memo, raw[at + 1], stack[-1])
                 at += 2
             elif op == BININT1:
                 stack.append(raw[at + 1])
@@ -147,9 +147,6 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
                     raise IndexError
                 stack.append(raw[at + 5 : end].decode())
                 at = end
-            elif op == MEMOIZE:
-                memo.append(stack[-1])
-                at += 1
             elif op == MARK:
                 marks.append(stack)
                 stack = []
@@ -169,20 +166,9 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
                         raise Wrong("copies more than is allowed")
                 stack[-1] = made
                 at += 1
-            elif op in SIZED:
-                number, counter = SIZED[op]
-                ahead = at + 1 + number
-                end = ahead + counter(raw, at + 1)[0]
-                if end > size:
-                    raise IndexError
-                stack.append(_content(op, raw[ahead:end]))
-                at = end
             elif op == BININT2:
                 stack.append(SHORT.unpack_from(raw, at + 1)[0])
                 at += 3
-            elif op == BININT:
-                stack.append(INT.unpack_from(raw, at + 1)[0])
-                at += 5
             elif op == EMPTY_TUPLE:
                 stack.append(())
                 at += 1
@@ -200,6 +186,23 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
             elif op == NEWFALSE:
                 stack.append(False)
                 at += 1
+            elif op == BININT:
+                stack.append(INT.unpack_from(raw, at + 1)[0])
+                at += 5
+            elif op == LONG_BINGET:
+                stack.append(memo[word(raw, at + 1)[0]])
+                at += 5
+            elif op == MEMOIZE:
+                memo.append(stack[-1])
+                at += 1
+            elif op in SIZED:
+                number, counter = SIZED[op]
+                ahead = at + 1 + number
+                end = ahead + counter(raw, at + 1)[0]
+                if end > size:
+                    raise IndexError
+                stack.append(_content(op, raw[ahead:end]))
+                at = end
             elif op == NEWTRUE:
                 stack.append(True)
                 at += 1
@@ -210,9 +213,6 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
                 third, second = stack.pop(), stack.pop()
                 stack[-1] = (stack[-1], second, third)
                 at += 1
-            elif op == LONG_BINGET:
-                stack.append(memo[word(raw, at + 1)[0]])
-                at += 5
             elif op == BINFLOAT:
                 stack.append(FLOAT.unpack_from(raw, at + 1)[0])
                 at += 9
@@ -341,7 +341,7 @@ def _persistent(pid: Any) -> Storage:
         raise Unknown("refers to something else than a storage")
     if len(pid) not in (PERSISTENT, PERSISTENT + 1) or type(pid[1]) is not Kind:
         raise Unknown("a storage of an unknown type")
-    return Storage(pid[1], pid[2], pid[4], *pid[5:])
+    return Storage(pid[1], pid[2], pid[4], pid[5] if len(pid) > PERSISTENT else None)
 
 
 def _fill(target: Any, kind: type[list[Any]], items: list[Any]) -> None:

@@ -243,18 +243,20 @@ def _tensor(source: Source, name: str, view: View, at: Place, limits: ParseLimit
     """
     kind: Kind = view.kind or view.storage.kind
     offset, shape, strides = view.offset, view.shape, view.strides
-    if not _numbers(shape) or not _numbers(strides) or not _numbers((offset,)):
+    whole = type(shape) is tuple and type(strides) is tuple and type(offset) is int
+    if not whole or len(shape) != len(strides) or len(shape) > limits.rank or offset < 0:
         raise Malformed(source.name, f"{name} has no proper shape")
-    if len(shape) != len(strides) or len(shape) > limits.rank:
-        raise Malformed(source.name, f"{name} has a shape of {len(shape)} dimensions")
     count, last, contiguous = 1, 0, True
+    # From the last dimension, which is the fastest where numbers lie in a row.
     for length, stride in zip(shape[::-1], strides[::-1], strict=True):
+        if type(length) is not int or type(stride) is not int or length < 0 or stride < 0:
+            raise Malformed(source.name, f"{name} has no proper shape")
+        if length > limits.dimension:
+            raise Malformed(source.name, f"{name} has a dimension above {limits.dimension}")
         if length != 1:
             contiguous &= stride == count
             last += (length - 1) * stride
         count *= length
-    if max(shape, default=0) > limits.dimension:
-        raise Malformed(source.name, f"{name} has a dimension above {limits.dimension}")
     size = kind.size
     first, room, big = at
     begin = offset * size
@@ -269,28 +271,26 @@ def _tensor(source: Source, name: str, view: View, at: Place, limits: ParseLimit
     return Tensor(name, kind.dtype, shape, first + begin, spans, kept, big and size > 1)
 
 
-def _numbers(numbers: Any) -> bool:
-    """Whether these are whole numbers, none below 0."""
-    if type(numbers) is not tuple:
-        return False
-    for number in numbers:  # noqa: SIM110 - a generator takes three times as long, for each tensor
-        if type(number) is not int or number < 0:
-            return False
-    return True
-
-
 def _contents(
     tensors: tuple[Tensor, ...], found: Found, said: Mapping[str, Any], header_bytes: int
 ) -> Contents:
-    shared: dict[str, list[str]] = {}
-    for name, view in found.tensors.items():
-        shared.setdefault(view.storage.key, []).append(name)
     told = {
         **said,
         "pth.taken_from": found.taken_from,
         "pth.other_tensors": found.others,
         "pth.left_out": found.left_out,
-        "pth.shared": [names for names in shared.values() if len(names) > 1],
+        "pth.shared": _shared(found),
     }
     metadata = {**found.values, **{key: value for key, value in told.items() if value}}
     return Contents("pth", tensors, metadata, header_bytes)
+
+
+def _shared(found: Found) -> list[list[str]]:
+    """Names over one storage, of each that has several."""
+    views = found.tensors
+    if len({view.storage.key for view in views.values()}) == len(views):
+        return []
+    names: dict[str, list[str]] = {}
+    for name, view in views.items():
+        names.setdefault(view.storage.key, []).append(name)
+    return [several for several in names.values() if len(several) > 1]

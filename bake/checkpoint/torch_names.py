@@ -3,7 +3,7 @@ the file's. A name that is not in ``NAMES`` does not exist.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -27,7 +27,7 @@ class Kind(msgspec.Struct, frozen=True):
     untyped: bool = False
 
 
-class Storage(NamedTuple):
+class Storage(msgspec.Struct, frozen=True, eq=False):
     """Elements that lie elsewhere, under ``key``; how many, as the pickle says."""
 
     kind: Kind
@@ -36,7 +36,7 @@ class Storage(NamedTuple):
     view: Any = None
 
 
-class View(NamedTuple):
+class View(msgspec.Struct, frozen=True, eq=False):
     """A tensor: elements of a storage. Nothing of it is checked yet."""
 
     storage: Any

@@ -122,7 +122,7 @@ def test_nothing_lies_before_after_or_between_members():
         with pytest.raises(Malformed, match=word):
             read(raw[:at] + b"x" + raw[at:])
     # The same, with the directory moved along as a self-extracting archive has it.
-    with pytest.raises(Malformed, match="before the first member"):
+    with pytest.raises(Malformed, match="belong to no member"):
         read(by_hand(two, before=b"#!/bin/sh\n"))
     with pytest.raises(Malformed, match="belong to no member"):
         read(by_hand(two, between=b"PK\3\4"))
