@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bake import tree
+from bake.checkpoint.folder import files_of
 from bake.errors import BakeError
-from bake.weights.checkpoint import files_of
 from bake.weights.place import check_apart
 from blob import manifest
 from serve.model import Model

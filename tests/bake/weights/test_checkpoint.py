@@ -77,15 +77,15 @@ BROKEN = {
         lambda f: ((f / "config.json").unlink(), os.mkfifo(f / "config.json")),
         "cannot be read: not a plain file",
     ),
-    "no shards": (lambda f: (f / "model-0-of-2.safetensors").unlink(), "of the index are in no"),
+    "no shards": (lambda f: (f / "model-0-of-2.safetensors").unlink(), "is in the index and not in the folder"),
     "no shard at all": (
         lambda f: [path.unlink() for path in f.glob("*.safetensors")],
-        "no *.safetensors",
+        "is in the index and not in the folder (2 missing)",
     ),
     "an empty shard": (lambda f: (f / "model-0-of-2.safetensors").write_bytes(b""), "is empty"),
     "a short shard": (
         lambda f: (f / "model-0-of-2.safetensors").write_bytes(b"1234567"),
-        "no safetensors file",
+        "no safetensors, GGUF",
     ),
     "a truncated shard": (
         lambda f: os.truncate(f / "model-1-of-2.safetensors", 5000),
@@ -118,7 +118,7 @@ BROKEN = {
     ),
     "a tensor in two shards": (
         lambda f: (f / "model-0-of-2.safetensors").write_bytes(saved(model())),
-        "stands in another shard too",
+        "stands in model-0-of-2.safetensors too",
     ),
     "an index that is none": (
         lambda f: (f / INDEX).write_text('{"weight_map":[]}'),
@@ -136,7 +136,7 @@ BROKEN = {
     ),
     "a type that is not known": (
         lambda f: (f / "model-0-of-2.safetensors").write_bytes(
-            saved({"x": ("F4", np.zeros(4, np.uint8))})
+            saved({"x": ("F1", np.zeros(4, np.uint8))})
         ),
         "is not known",
     ),
