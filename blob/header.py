@@ -27,6 +27,9 @@ PREFIX = struct.Struct("<Q")
 MAX_HEADER_BYTES = 100_000_000
 # No tensor takes fewer bytes of a header.
 LEAST = len('"a":{"dtype":"U8","shape":[],"data_offsets":[0,0]}')
+# A header longer than this is taken as safetensors spells it, or not at all: of nothing but
+# brackets, json makes a hundred times its bytes.
+MAX_SLOW_BYTES = 8 * 1024**2
 METADATA = "__metadata__"
 # What may stand in a name without another look.
 PLAIN = bytes(sorted({*range(0x20, 0x7F)} - {*b"\\/"}))
@@ -102,6 +105,7 @@ class Header:
 
 
 ENTRIES = msgspec.json.Decoder(dict[str, Entry])
+TEXTS = msgspec.json.Decoder(dict[str, str])
 OPENING = msgspec.json.Decoder(Opening)
 ENCODER = msgspec.json.Encoder()
 BEGINS = b'{"' + METADATA.encode() + b'":'
@@ -166,11 +170,12 @@ def _fast(text: bytes) -> tuple[dict[str, Entry], dict[str, str]] | None:
     text, metadata = text.rstrip(b" "), {}
     try:
         if text.startswith(BEGINS):
-            opening = OPENING.decode(text)
-            metadata, spelled = opening.metadata, ENCODER.encode(opening)[:-1]
-            if not text.startswith(spelled):
+            metadata = _opening(text)
+            spelled = BEGINS + ENCODER.encode(metadata)
+            rest = text[len(spelled) :]
+            if not text.startswith(spelled) or not (rest == b"}" or rest.startswith(b',"')):
                 return None
-            text = b"{" + text[len(spelled) :].removeprefix(b",")
+            text = b"{" + rest.removeprefix(b",")
         entries = ENTRIES.decode(text)
     except WRONG:
         return None
@@ -179,11 +184,21 @@ def _fast(text: bytes) -> tuple[dict[str, Entry], dict[str, str]] | None:
     return entries, metadata
 
 
+def _opening(text: bytes) -> dict[str, str]:
+    """The metadata that ``text`` begins with: up to the first brace, if it holds none itself."""
+    try:
+        return TEXTS.decode(text[len(BEGINS) : text.find(b"}") + 1])
+    except WRONG:
+        return OPENING.decode(text).metadata
+
+
 def _slow(text: bytes) -> tuple[dict[str, Entry], dict[str, str]]:
     """``text``, however it is spelled; what is wrong with it is said.
 
     :raises HeaderError: it is not JSON, no header, or a key stands twice in it.
     """
+    if len(text) > MAX_SLOW_BYTES:
+        raise HeaderError(f"header: {len(text)} bytes, and not as safetensors spells them")
     try:
         tree = strict(text)
         if not isinstance(tree, dict):

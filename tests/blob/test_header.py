@@ -31,7 +31,7 @@ def read(text, data=0):
 def test_headers_of_the_library_take_the_fast_way(monkeypatch):
     monkeypatch.setattr(header, "_slow", None)
     arrays = {"a.b": np.zeros((2, 3), "int8")}
-    for metadata in (None, {"format": "pt"}, {"é": '"\n}{\\', "": "\x7f"}):
+    for metadata in (None, {"format": "pt"}, {"a": "{}"}, {"é": '"\n}{\\', "": "\x7f"}):
         raw = safetensors.numpy.save(arrays, metadata)
         found = parse_header(raw[8 : 8 + raw[0]], len(raw), Bounds())
         assert found.metadata == (metadata or {})
@@ -73,6 +73,29 @@ def test_what_the_fast_way_takes_is_what_json_says(tree, tail):
         }
 
 
+WHOLE = spelled({"__metadata__": {"a": "}"}, "b": entry(0, 1), "c": entry(1, 2)})
+CUTS = st.lists(
+    st.tuples(
+        st.integers(0, len(WHOLE)),
+        st.integers(0, 3),
+        st.sampled_from([b"", b",", b"}", b"{", b'"', b" ", b'"b":', b'{"a":"b"}']),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(CUTS)
+def test_what_is_no_json_is_not_taken_by_the_fast_way(cuts):
+    text = WHOLE
+    for at, size, other in cuts:
+        text = text[:at] + other + text[at + size :]
+    try:
+        strict(text)
+    except ValueError:
+        assert header._fast(text) is None
+
+
 @given(HEADERS, st.integers(0, 4))
 def test_both_ways_end_in_the_same(tree, data):
     outcomes = []
@@ -83,6 +106,14 @@ def test_both_ways_end_in_the_same(tree, data):
         except HeaderError:
             outcomes.append(None)
     assert outcomes[0] == outcomes[1]
+
+
+def test_a_long_header_is_read_as_the_library_spells_it_or_not_at_all(monkeypatch):
+    monkeypatch.setattr(header, "MAX_SLOW_BYTES", 40)
+    tree = {"a": entry(0, 1)}
+    assert read(spelled(tree), 1).entries
+    with pytest.raises(HeaderError, match="not as safetensors spells"):
+        read(json.dumps(tree).encode(), 1)
 
 
 NAMES = st.text(st.sampled_from("ab./|\\\n\x7fé\ud800 "), max_size=5)
