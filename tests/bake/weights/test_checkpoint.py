@@ -77,7 +77,10 @@ BROKEN = {
         lambda f: ((f / "config.json").unlink(), os.mkfifo(f / "config.json")),
         "cannot be read: not a plain file",
     ),
-    "no shards": (lambda f: (f / "model-0-of-2.safetensors").unlink(), "is in the index and not in the folder"),
+    "no shards": (
+        lambda f: (f / "model-0-of-2.safetensors").unlink(),
+        "is in the index and not in the folder",
+    ),
     "no shard at all": (
         lambda f: [path.unlink() for path in f.glob("*.safetensors")],
         "is in the index and not in the folder (2 missing)",
