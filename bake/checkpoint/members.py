@@ -104,6 +104,16 @@ def names(source: Source, limits: ParseLimits = DEFAULT) -> list[str]:
     return _names(source, list(_entries(source, *_directory(source, limits))), limits)
 
 
+def mentions(source: Source, name: bytes, limits: ParseLimits = DEFAULT) -> bool:
+    """Whether the directory has these bytes: a quick look before anything is read or checked.
+
+    :raises Malformed: it is no ZIP.
+    :raises Unsupported: several disks.
+    """
+    begin, end, _ = _directory(source, limits)
+    return name in bytes(source.read(begin, end))
+
+
 def inflated(source: Source, member: Member, limits: ParseLimits, most: int) -> bytes:
     """The whole member, of at most ``most`` bytes.
 

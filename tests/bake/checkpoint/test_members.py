@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bake.checkpoint.limits import DEFAULT, ParseLimits
-from bake.checkpoint.members import inflated, members, names
+from bake.checkpoint.members import inflated, members, mentions, names
 from bake.checkpoint.source import Bytes, Seekable
 from bake.errors import Malformed, Unsupported
 from tests.bake.checkpoint.pickles import fixture
@@ -84,6 +84,12 @@ def test_any_source_gives_the_same():
     raw = fixture("plain.pth")
     assert members(Seekable(io.BytesIO(raw)), DEFAULT) == members(Bytes(raw), DEFAULT)
     assert read(raw) == by_zipfile(raw)
+
+
+def test_a_quick_look_finds_names():
+    source = Bytes(fixture("plain.pth"))
+    assert mentions(source, b"/data.pkl")
+    assert not mentions(source, b"/model.pkl")
 
 
 def flips(raw):
