@@ -29,7 +29,7 @@ MAX_HEADER_BYTES = 100_000_000
 LEAST = len('"a":{"dtype":"U8","shape":[],"data_offsets":[0,0]}')
 # A header longer than this is taken as safetensors spells it, or not at all: of nothing but
 # brackets, json makes a hundred times its bytes.
-MAX_SLOW_BYTES = 8 * 1024**2
+MAX_SLOW_BYTES = 4 * 1024**2
 METADATA = "__metadata__"
 # What may stand in a name without another look.
 PLAIN = bytes(sorted({*range(0x20, 0x7F)} - {*b"\\/"}))
@@ -274,6 +274,7 @@ def _check_one(name: str, entry: Entry, bounds: Bounds) -> None:
     if entry.dtype not in bounds.bits:
         raise UnknownDtypeError(f"header: {name}: dtype {entry.dtype!r:.40} is not known")
     if len(shape) > bounds.rank or any(number > bounds.dimension for number in shape):
-        raise ValueError(f"{name}: shape {list(shape)!s:.80} is beyond what is read")
+        # Not all of it: what is cut from a message is spelled first.
+        raise ValueError(f"{name}: shape {list(shape[:9])!s:.80} is beyond what is read")
     if (end - begin) * 8 != prod(shape) * bounds.bits[entry.dtype]:
         raise ValueError(f"{name}: {end - begin} bytes for {entry.dtype} of shape {list(shape)}")

@@ -1,7 +1,7 @@
 """GGUF's metadata: keys and values, as they stand one after another.
 
 A list is told and not kept (``Listed``) where it is long, holds texts that are not UTF-8, or holds
-lists; ``values`` reads one. A single text that is not UTF-8 has escapes where it is not.
+lists; ``gguf.values`` reads one. A single text that is not UTF-8 has escapes where it is not.
 """
 
 import struct
@@ -43,6 +43,10 @@ ALIGNMENT = "general.alignment"
 # Lists of up to so many elements are kept, until all that are kept together have so many.
 SHORT = 64
 KEPT = 100_000
+# A tokenizer's whole JSON is half of this; a character may take four times its byte.
+MAX_TEXT_BYTES = 64 * 1024**2
+# Of all texts that are not UTF-8: Python takes a second to escape a few MB.
+MAX_ESCAPED = 64 * 1024
 # What a list within a list counts for, as passing it takes longer than passing a number.
 NESTED = 64
 
@@ -66,6 +70,7 @@ class Cursor:
     at: int = 0
     items: int = 0
     kept: int = 0
+    escaped: int = 0
     forms: dict[str, struct.Struct] = field(default_factory=dict)
 
     def take(self, count: int) -> int:
@@ -153,9 +158,23 @@ def _kind(cursor: Cursor) -> Kind:
 
 def _value(cursor: Cursor, kind: Kind) -> Any:
     if kind is TEXT:
-        return cursor.text().decode(errors="backslashreplace")
+        return _told(cursor, cursor.text())
     (number,) = cursor.numbers(kind.form)
     return _truth(cursor, number) if kind is BOOL else number
+
+
+def _told(cursor: Cursor, raw: bytes) -> str:
+    if len(raw) > MAX_TEXT_BYTES:
+        raise Malformed(cursor.name, f"a text of {len(raw)} bytes", cursor.at - len(raw))
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        cursor.escaped += len(raw)
+        if cursor.escaped > MAX_ESCAPED:
+            raise Malformed(
+                cursor.name, "a text that is not UTF-8", cursor.at - len(raw)
+            ) from error
+        return raw.decode(errors="backslashreplace")
 
 
 def _truth(cursor: Cursor, number: int) -> bool:

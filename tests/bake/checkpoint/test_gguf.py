@@ -239,6 +239,14 @@ def test_text_that_is_not_utf8_has_escapes_and_a_list_of_it_keeps_its_bytes():
     assert values(source, metadata["b"]) == [b"\xff", b"z"]
 
 
+def test_long_text_that_is_not_utf8_is_refused_as_it_would_take_minutes(monkeypatch):
+    half = key("a", TEXT, text(b"\xff" * 40_000))
+    assert len(parse(Bytes(file_of([half]))).metadata["a"]) == 4 * 40_000
+    assert "not UTF-8" in refusal(file_of([half, key("b", TEXT, text(b"\xff" * 40_000))]))
+    monkeypatch.setattr(gguf_metadata, "MAX_TEXT_BYTES", 9)
+    assert "a text of 10 bytes" in refusal(file_of([key("a", TEXT, text(bytes(10)))]))
+
+
 def test_lists_of_lists_are_passed_and_told():
     inner = struct.pack("<IQ", TEXT, 2) + text(b"a") + text(b"bc")
     deep = struct.pack("<IQ", LIST, 1) + struct.pack("<IQ", U32, 2) + bytes(8)

@@ -134,6 +134,10 @@ HOSTILE = {
     "a hole": (json.dumps({"a": X, "b": entry(5, 7)}).encode(), b"1234567"),
     "bytes after it": (json.dumps({"a": X}).encode(), b"12345"),
     "a shape that wraps": (json.dumps({"a": entry(0, 4, shape=[2**32] * 4)}).encode(), b"1234"),
+    "a shape of many dimensions": (
+        b'{"a":{"dtype":"U8","shape":[%s1],"data_offsets":[0,1]}}' % (b"1," * 10**5),
+        b"1",
+    ),
     "a shape of many digits": (
         b'{"a":{"dtype":"U8","shape":[%s],"data_offsets":[0,0]}}' % (b"9" * 4000),
         b"",
