@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from bake.checkpoint.dequant.plain import each
@@ -72,25 +73,36 @@ def _multiply_groups(codes: Any, scale: Any, zero: Any, group: int, out: Any) ->
 
 @kernel
 def _multiply_indexed(codes: Any, scale: Any, zero: Any, index: Any, out: Any) -> None:
+    product = np.empty(codes.shape[1], np.float32)
     for row in range(codes.shape[0]):
         own, target, factors, shifts = codes[row], out[row], scale[row], zero[row]
         for i in range(own.size):
             at = np.uint32(index[i])
             number = np.float32(np.float32(own[i]) - shifts[at])
-            target[i] = stored(target, np.float32(number * factors[at]))
+            product[i] = np.float32(number * factors[at])
+        _store(product, target)
 
 
 @kernel
 def multiply_table(codes: Any, table: Any, scale: Any, group: int, out: Any) -> None:
     """``table[codes] * scale``: codes (uint8) rows × cols, scale rows × groups."""
     rows, cols = codes.shape
+    product = np.empty(cols, np.float32)
     for row in range(rows):
         for at in range(scale.shape[1]):
             factor = scale[row, at]
             own = codes[row, at * group : min(cols, (at + 1) * group)]
-            target = out[row, at * group : min(cols, (at + 1) * group)]
+            part = product[at * group : min(cols, (at + 1) * group)]
             for i in range(own.size):
-                target[i] = stored(target, np.float32(table[own[i]] * factor))
+                part[i] = np.float32(table[own[i]] * factor)
+        _store(product, out[row])
+
+
+@njit
+def _store(product: Any, target: Any) -> None:
+    # Apart from the look-up: LLVM does not make vectors of both at once.
+    for i in range(target.size):
+        target[i] = stored(target, product[i])
 
 
 @kernel

@@ -17,7 +17,7 @@ from bake.checkpoint.contents import Tensor
 from bake.checkpoint.output import Output
 from bake.checkpoint.schemes import awq, bnb, fp8, gptq, integers, packed, parts, plain
 from bake.checkpoint.schemes.parts import Checkpoint, Read
-from bake.errors import Malformed, Unsupported
+from bake.errors import BakeError, Malformed, Unsupported
 
 # What only runs of a quantized engine need: scales of activations and of the KV cache.
 DROPPED = (
@@ -114,8 +114,8 @@ def detect(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
     }.get(method)
     try:
         said = described(checkpoint) if described else ""
-    except Malformed as error:
-        said = error.detail
+    except BakeError as error:
+        said = error.what
     return f"{method} {said}".strip()
 
 
@@ -207,19 +207,18 @@ def _plain(checkpoint: Checkpoint, used: set[str]) -> list[Output]:
 
     :raises Malformed: it is a part of a weight whose other parts are not there.
     """
-    made = []
+    made, method = [], _method(checkpoint)
     for tensor in checkpoint.tensors.values():
         name = tensor.name
         if name in used or (checkpoint.settings and name.endswith(DROPPED)):
             continue
-        _check_left_over(checkpoint, tensor)
+        _check_left_over(method, tensor)
         made.append(plain.of(tensor))
     return made
 
 
-def _check_left_over(checkpoint: Checkpoint, tensor: Tensor) -> None:
+def _check_left_over(method: str, tensor: Tensor) -> None:
     """:raises Malformed: this is a part of a weight whose other parts are not there."""
-    method = _method(checkpoint)
     reason = f"{method} has no use for it" if method else "config.json has no quantization_config"
     if tensor.name.endswith(PARTS) or bnb.STATE in tensor.name:
         raise Malformed(tensor.name, f"is a part of a quantized weight, and {reason}")

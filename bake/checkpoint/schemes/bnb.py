@@ -199,4 +199,4 @@ def described(checkpoint: Checkpoint) -> str:
     if not kinds:
         return "int8"
     double = any(name.endswith(".nested_absmax") for name in checkpoint.tensors)
-    return ", ".join(parts.shown(kind) for kind in kinds) + (", double" if double else "")
+    return ", ".join(parts.shown(kind)[1:-1] for kind in kinds) + (", double" if double else "")

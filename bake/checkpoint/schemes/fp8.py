@@ -23,7 +23,7 @@ from bake.checkpoint.dequant.plain import TABLES, aligned, float32
 from bake.checkpoint.output import Output
 from bake.checkpoint.schemes import parts
 from bake.checkpoint.schemes.parts import SCALES, Checkpoint
-from bake.errors import Malformed, Unsupported
+from bake.errors import BakeError, Malformed, Unsupported
 
 CODES = ("F8_E4M3", "F8_E5M2")
 SUFFIXES = ("_scale_inv", "_scale")
@@ -181,6 +181,6 @@ def described(checkpoint: Checkpoint) -> str:
     """``block 128×128``, or what scales are of."""
     try:
         named = blocks(checkpoint.settings)
-    except Malformed:
+    except BakeError:
         named = []
     return f"block {named[0][0]}×{named[0][1]}" if named else ""

@@ -21,6 +21,7 @@ from blob.numpy_types import NUMPY
 
 # Gives a stored tensor: asked only for small ones, whose size was checked.
 Read = Callable[[str], NDArray[Any]]
+GROUPS = 256
 SCALES = ("F64", "F32", "F16", "BF16")
 
 
@@ -164,11 +165,17 @@ def schemes(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What compressed-tensors' config says of the weights of each of its groups.
 
     :raises Malformed: it is no mapping of mappings.
+    :raises Unsupported: there are too many.
     """
     named = settings.get("config_groups")
     if named is None:
         return []
     found = list(named.values()) if isinstance(named, Mapping) else [None]
+    # Each of the layers is compared with each of them.
+    if len(found) > GROUPS:
+        raise Unsupported(
+            f"config.json: {len(found)} config_groups are too many ({GROUPS} are not)"
+        )
     weights = [each.get("weights") if isinstance(each, Mapping) else 0 for each in found]
     told = [each for each in weights if isinstance(each, Mapping)]
     if len(told) + weights.count(None) != len(weights):

@@ -114,6 +114,25 @@ def test_a_scheme_is_told_in_a_sentence(said, sentence):
     assert schemes.detect({}, {"quantization_config": said}) == sentence
 
 
+def test_what_a_config_does_not_say_is_told_by_tensors():
+    from tests.bake.checkpoint.schemes.test_mutated import fp8, nf4, stored
+
+    assert schemes.detect(stored(nf4()[0]).tensors, {}) == "bitsandbytes nf4, double"
+    assert schemes.detect(stored(fp8()[0]).tensors, {}) == "fp8"
+
+
+def test_more_groups_than_any_recipe_has_are_refused():
+    groups = {str(at): {"weights": {"num_bits": 4}} for at in range(257)}
+    said = {"quant_method": "compressed-tensors", "config_groups": groups}
+    stored = Stored({"x.weight_packed": np.zeros((4, 2), np.int32)})
+    with pytest.raises(BakeError, match="weight_shape"):
+        stored.plan({**said, "config_groups": {}})
+    stored.arrays["x.weight_shape"] = np.array([4, 16])
+    with pytest.raises(Unsupported, match="257"):
+        stored.plan(said)
+    assert "257" in schemes.detect({}, {"quantization_config": said})
+
+
 def test_a_config_within_a_config_is_found():
     config = {"text_config": {"quantization_config": GPTQ}}
     assert schemes.detect({}, config) == "gptq 4-bit, group 16, act-order"
