@@ -78,7 +78,8 @@ class Bounds:
     bits: Mapping[str, int] = field(default_factory=lambda: BITS)
 
 
-Whole = Annotated[int, msgspec.Meta(ge=0)]
+# Numbers of thousands of digits would take seconds to spell.
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):

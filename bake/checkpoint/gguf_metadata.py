@@ -217,7 +217,8 @@ def _pass(cursor: Cursor, kind: Kind, count: int) -> None:
     if kind is not TEXT:
         cursor.take(count * kind.width)
         return
-    walked = hops.walk(cursor.raw, cursor.at, count, cursor.order == ">")
+    passed = cursor.items - count
+    walked = hops.walk(cursor.raw, cursor.at, count, cursor.order == ">", passed)
     cursor.at = walked.at
     if walked.done < count:
         # Says what is wrong with the one that is not there.

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 # From here on, importing and compiling takes less than the loop.
 HUGE = 2_000_000
+# Up to here, the loop is done when the kernel would be called.
+FEW = 64
 LENGTH = {False: struct.Struct("<Q").unpack_from, True: struct.Struct(">Q").unpack_from}
 
 
@@ -24,9 +26,9 @@ class Walked(NamedTuple):
     done: int
 
 
-def walk(raw: memoryview, at: int, count: int, big_endian: bool) -> Walked:
-    """Past ``count`` texts from ``at``."""
-    if count >= HUGE or (count > 64 and "numba" in sys.modules):
+def walk(raw: memoryview, at: int, count: int, big_endian: bool, passed: int = 0) -> Walked:
+    """Past ``count`` texts from ``at``, after so many others of the file."""
+    if passed + count >= HUGE or (count > FEW and "numba" in sys.modules):
         with suppress(ImportError):
             return compiled(raw, at, count, big_endian)
     return plain(raw, at, count, big_endian)

@@ -510,4 +510,5 @@ def test_numba_is_waited_for_only_where_the_walk_is_long(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     for count in (10, 10**5):
         hops.walk(memoryview(b""), 0, count, False)
-    assert taken == ["plain", "plain", "compiled", "plain", "compiled"]
+    hops.walk(memoryview(b""), 0, 1, False, hops.HUGE)
+    assert taken == ["plain", "plain", "compiled", "plain", "compiled", "compiled"]
