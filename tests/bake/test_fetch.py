@@ -59,6 +59,8 @@ def refused(of, pips, kind=BakeError, **options):
     with pytest.raises(kind) as error:
         fetched(of, pips, **options)
     assert not of.path.exists()
+    # What was downloaded in vain is gone; what was taken out and fits may be used again.
+    assert not list(of.path.parent.rglob("*.whl"))
     return str(error.value)
 
 
