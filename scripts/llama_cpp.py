@@ -1,15 +1,11 @@
-"""llama.cpp in a process of its own, by its server: log-probabilities and tokens of a GGUF.
+"""llama.cpp, by its server: log-probabilities and tokens of a GGUF.
 
-    python -m scripts.llama_cpp GGUF < job.json > answer.json
-
-A job has ``prompts`` (lists of ids) and ``texts``. The answer has, for each prompt, the natural
-log-probability of every token as the next one; and for each text its ids. Keys and values are kept
-in F32 and nothing is fused, so what differs from another engine's float32 is the order of sums
-(and, where weights are in blocks, that llama.cpp multiplies by rounded activations).
+Keys and values are kept in F32 and nothing is fused, so what differs from another engine's float32
+is the order of sums (and, where weights are in blocks, that llama.cpp multiplies by rounded
+activations). For a process of its own: it may end the process it is in.
 """
 
 import json
-import sys
 import urllib.request
 from typing import Any
 
@@ -68,19 +64,3 @@ class Engine:
         told = self.ask("/tokenize", content=text, add_special=begun, parse_special=True)
         found: list[int] = told["tokens"]
         return found
-
-
-def main(gguf: str) -> None:
-    """Answer one job."""
-    job = json.load(sys.stdin)
-    engine = Engine(gguf, job["tokens"], job.get("threads", 1))
-    answer = {
-        "logprobs": [engine.logprobs(prompt) for prompt in job["prompts"]],
-        "ids": [engine.ids(text) for text in job["texts"]],
-    }
-    # The library may write to the standard output too.
-    print(f"\n{json.dumps(answer)}", flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

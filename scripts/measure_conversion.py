@@ -1,0 +1,266 @@
+"""Measures whether a GGUF that we convert still computes, and reads text, as it did.
+
+Log-probabilities of every next token after each prompt, against llama.cpp on the same weights,
+dequantized by gguf-py and kept in F32. Compared are our folder in F32 and in BF16 (by transformers,
+computing in float32), and, to know what is little, llama.cpp on the blocks themselves. Texts in
+many scripts, emoji and code are tokenized by our folder and by llama.cpp.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from bake.checkpoint.convert import convert
+from experiments.record import Record, add, now, this_machine
+from scripts.starts import NotMeasured
+from serve.plan import versions
+from serve.settings import REPOSITORY
+
+MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
+HELDOUT = REPOSITORY / "weights" / "tiny" / "heldout.jsonl"
+PEERS = ("gguf", "xllamacpp", "transformers", "tokenizers")
+# Nothing else of a prompt matters than that they differ in length and in what they are.
+SHORTEST, LONGEST = 4, 160
+BASIS = "llama.cpp, F32 by gguf-py"
+EXAMPLES = """examples:
+  python -m scripts.measure_conversion SmolLM2-135M-Instruct.Q4_1.gguf
+  python -m scripts.measure_conversion gemma-3-270m-q4_k_m.gguf --prompts 8 --no-record
+"""
+LINES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "  two  spaces,   three, tab\tand\n\n\nthree lines\r\nthen CRLF ",
+    "def f(x: int) -> int:\n    return x ** 2  # why's it 12345.67e-8?\n",
+    "for (size_t i = 0; i < n; ++i) { a[i] ^= 0xDEADBEEF; }\n\t// ©\n",
+    "SELECT \"Name\", count(*) FROM t WHERE x >= '2024-01-31' GROUP BY 1;",
+    '<div class="a b">&nbsp;{{ user.name }}</div>\n<!-- no -->',
+    "Ünïcödé naïve café, Straße ÅÆØ ﬁ ﬂ ſ İ ı ß ẞ",
+    "Привет, мир! Съешь же ещё этих мягких французских булок.",
+    "你好，世界。我们正在测试分词器；它应该一样。",
+    "こんにちは、世界！カタカナとひらがなと漢字。",
+    "안녕하세요 세계! 토크나이저를 시험합니다.",
+    "مرحبا بالعالم، هذا اختبار. ١٢٣٤٥",
+    "שלום עולם, זה מבחן של אסימונים.",
+    "नमस्ते दुनिया, यह एक परीक्षण है। १२३",
+    "สวัสดีชาวโลก นี่คือการทดสอบ",
+    "Γειά σου Κόσμε! αβγδ ΑΒΓΔ",
+    "Chào thế giới, tiếng Việt có dấu.",
+    "🤗🚀👩‍👩‍👧‍👦🏳️‍🌈🇫🇷 ☃ ♥ ✓ ½ ² Ⅷ ∑∫√ 𝔘𝔫𝔦",
+    "\u200b\ufeff\u00a0\u2003 zero width and other spaces",
+    "I'LL we've DON'T it's 's 'S y'all'd've",
+    "1 12 123 1234 12345 123456 1234567 3.14159 1,000,000",
+    "!!!??? ... --- === *** ((())) [[[]]] $$$ %%% ^^^ ~~~",
+    "a" * 70 + " " + "ab" * 40 + "\n" * 7 + " " * 33 + "end",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0 when it was measured, 1 when a peer failed, 2 usage."""
+    parsed = parser().parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory(prefix="preheat-", dir=parsed.folder) as folder:
+            record = measured(parsed, Path(folder))
+    except NotMeasured as error:
+        print(f"not measured: {error}", file=sys.stderr)
+        return 1
+    show(record.summary)
+    if not parsed.no_record:
+        path = add(record, MEASUREMENTS)
+        print(f"wrote {path.relative_to(REPOSITORY)}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m scripts.measure_conversion",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("gguf", type=Path, metavar="GGUF", help="the model")
+    top.add_argument("--prompts", type=int, default=16, metavar="N", help="default: 16")
+    top.add_argument("--texts", type=int, default=300, metavar="N", help="default: 300")
+    top.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
+    top.add_argument("--folder", type=Path, metavar="DIR", help="where it has room for three times")
+    top.add_argument("--no-record", action="store_true", help="only show it")
+    return top
+
+
+def measured(parsed: argparse.Namespace, folder: Path) -> Record:
+    """Convert, ask every peer, compare.
+
+    :raises NotMeasured: a peer failed.
+    """
+    made, machine = now(), this_machine()
+    seconds = {}
+    for dtype in ("F32", "BF16"):
+        began = time.monotonic()
+        convert(parsed.gguf, folder / dtype, dtype)
+        seconds[dtype] = round(time.monotonic() - began, 2)
+    run("plain", str(parsed.gguf), str(folder / "plain.gguf"))
+    config = json.loads((folder / "F32" / "config.json").read_text())
+    job = {
+        "prompts": prompts(folder / "F32", parsed.prompts),
+        "texts": texts(parsed.texts),
+        "tokens": config["vocab_size"],
+        "threads": parsed.threads,
+    }
+    found = {
+        BASIS: told("llama_cpp", folder / "plain.gguf", job, folder),
+        "ours F32, transformers": told("transformers", folder / "F32", job, folder),
+        "ours BF16, transformers": told("transformers", folder / "BF16", job, folder),
+        "llama.cpp, blocks as stored": told("llama_cpp", parsed.gguf, job, folder),
+    }
+    summary, samples = compared(found, job["texts"])
+    return Record(
+        kind="conversion",
+        made=made,
+        command=["python", "-m", "scripts.measure_conversion", *sys.argv[1:]],
+        machine=machine,
+        variant={"versions": {**versions(), **{name: version(name) for name in PEERS}}},
+        parameters={
+            "gguf": parsed.gguf.name,
+            "family": config["model_type"],
+            "prompts": len(job["prompts"]),
+            "texts": len(job["texts"]),
+            "convert_seconds": seconds,
+        },
+        summary=summary,
+        samples=samples,
+    )
+
+
+def texts(count: int) -> list[str]:
+    """Lines of many scripts, and held-out texts of the tiny model; each of some hundred letters."""
+    with HELDOUT.open(encoding="utf-8") as lines:
+        held = [json.loads(line)["text"][:400] for line in lines]
+    return [*LINES, *held][:count]
+
+
+def prompts(folder: Path, count: int) -> list[list[int]]:
+    """Beginnings of texts, longer and longer, as our tokenizer begins them."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    step = (LONGEST - SHORTEST) / max(count - 1, 1)
+    whole = [tokenizer.encode(text).ids for text in texts(10 * count)]
+    longest = sorted(whole, key=len)[-count:]
+    return [ids[: round(SHORTEST + step * at)] for at, ids in enumerate(longest)]
+
+
+def told(peer: str, path: Path, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What a peer answers: log-probabilities, and ids of each text.
+
+    :raises NotMeasured: it failed.
+    """
+    answer = folder / "answer.npz"
+    run(peer, str(path), job={**job, "answer": str(answer)})
+    with np.load(answer) as found:
+        ends = np.cumsum(found["lengths"])[:-1]
+        ids = [one.tolist() for one in np.split(found["ids"], ends)]
+        return {"logprobs": summed(found["logprobs"].astype(np.float64)), "ids": ids}
+
+
+def summed(logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Made to sum to one: llama.cpp adds a vocabulary up in float32, and is 2e-4 off."""
+    most = logprobs.max(-1, keepdims=True)
+    whole: NDArray[np.float64] = np.log(np.exp(logprobs - most).sum(-1, keepdims=True)) + most
+    return logprobs - whole
+
+
+def run(peer: str, *paths: str, job: Mapping[str, Any] | None = None) -> None:
+    """A peer, in a process of its own.
+
+    :raises NotMeasured: it failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.conversion_peers", peer, *paths],
+        input=json.dumps(job) if job else "",
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    if done.returncode:
+        raise NotMeasured(f"{peer}: {done.stderr[-2000:]}")
+
+
+def compared(
+    found: Mapping[str, Mapping[str, Any]], read: Sequence[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Figures of each peer against the basis, and the same of every prompt."""
+    basis = found[BASIS]
+    samples = [
+        {"peer": peer, "prompt": at, **figures(one, basis["logprobs"][at])}
+        for peer, told in found.items()
+        if peer != BASIS
+        for at, one in enumerate(told["logprobs"])
+    ]
+    ours = found["ours F32, transformers"]["ids"]
+    differing = [text for text, a, b in zip(read, ours, basis["ids"], strict=True) if a != b]
+    peers = {peer: over([one for one in samples if one["peer"] == peer]) for peer in found}
+    return {
+        "against": BASIS,
+        "peers": {peer: told for peer, told in peers.items() if told},
+        "texts": len(read),
+        "tokens": sum(map(len, ours)),
+        "texts_tokenized_otherwise": len(differing),
+        "otherwise": [ascii(text)[:120] for text in differing[:10]],
+    }, samples
+
+
+def figures(ours: NDArray[np.float64], basis: NDArray[np.float64]) -> dict[str, Any]:
+    """Of one prompt. The divergence is of our distribution from the basis', in nats."""
+    apart = np.abs(ours - basis)
+    return {
+        "most": float(apart.max()),
+        "most_of_likely": float(apart[basis > np.log(1e-3)].max()),
+        "divergence": float((np.exp(basis) * (basis - ours)).sum()),
+        "same_first": bool(ours.argmax() == basis.argmax()),
+    }
+
+
+def over(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The worst of all prompts."""
+    if not samples:
+        return {}
+    return {
+        "most": max(one["most"] for one in samples),
+        "most_of_likely": max(one["most_of_likely"] for one in samples),
+        "most_divergence": max(one["divergence"] for one in samples),
+        "same_first": sum(one["same_first"] for one in samples),
+        "prompts": len(samples),
+    }
+
+
+def show(summary: Mapping[str, Any]) -> None:
+    """A table."""
+    table = Table(title=f"log-probabilities against {summary['against']}")
+    for name in ("what", "most apart", "p > 0.001", "divergence", "same first"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    for peer, one in summary["peers"].items():
+        numbers = (one["most"], one["most_of_likely"], one["most_divergence"])
+        same = f"{one['same_first']}/{one['prompts']}"
+        table.add_row(peer, *(f"{number:.2e}" for number in numbers), same)
+    console = Console()
+    console.print(table)
+    texts, others = summary["texts"], summary["texts_tokenized_otherwise"]
+    console.print(f"{texts} texts of {summary['tokens']} tokens: {others} tokenized otherwise")
+    for one in summary["otherwise"]:
+        console.print(f"  {one}", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
