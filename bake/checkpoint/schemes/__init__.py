@@ -230,7 +230,7 @@ def _compressed(checkpoint: Checkpoint) -> str:
     """``pack-quantized, 4-bit, group 128``."""
     form = checkpoint.settings.get("format")
     said = [parts.shown(form)[1:-1]] if isinstance(form, str) else []
-    for weights in parts.schemes(checkpoint.settings):
+    for weights in checkpoint.weights:
         kind = "float" if weights.get("type") == "float" else "bit"
         said.append(f"{parts.shown(weights.get('num_bits'))}-{kind}{parts.grouped(weights)}")
     return ", ".join(dict.fromkeys(said))

@@ -22,12 +22,11 @@ from bake.checkpoint.dequant import groups
 from bake.checkpoint.dequant.plain import TABLES, aligned, float32
 from bake.checkpoint.output import Output
 from bake.checkpoint.schemes import parts
-from bake.checkpoint.schemes.parts import SCALES, Checkpoint
+from bake.checkpoint.schemes.parts import SCALES, Block, Checkpoint
 from bake.errors import BakeError, Malformed, Unsupported
 
 CODES = ("F8_E4M3", "F8_E5M2")
 SUFFIXES = ("_scale_inv", "_scale")
-Block = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -127,43 +126,21 @@ def block_of(checkpoint: Checkpoint, tensor: Tensor, scale: Tensor) -> Block:
     tensorwide = [(*stack,), (*stack, 1), (*stack, 1, 1)] if stack else [(), (1,), (1, 1)]
     if scale.shape in tensorwide:
         return rows, cols
-    for block in blocks(checkpoint.settings):
+    for block in checkpoint.blocks:
         grid = (parts.groups_of(rows, block[0]), parts.groups_of(cols, block[1]))
         if scale.shape == (*stack, *grid):
             return block
     if scale.shape in [(*stack, rows), (*stack, rows, 1)]:
         return 1, cols
-    if not blocks(checkpoint.settings):
+    if not checkpoint.blocks:
         raise Malformed(
             scale.name,
             f"{list(scale.shape)} scales for {list(tensor.shape)}, and config.json has no"
             " weight_block_size",
         )
-    block = blocks(checkpoint.settings)[0]
+    block = checkpoint.blocks[0]
     expected = (*stack, parts.groups_of(rows, block[0]), parts.groups_of(cols, block[1]))
     raise parts.wrong_shape(scale, expected)
-
-
-def blocks(settings: Any) -> list[Block]:
-    """The sizes of blocks that the config names: its own, or those of its groups.
-
-    :raises Malformed: one is no pair of positive numbers.
-    """
-    said = [settings.get("weight_block_size")]
-    said += [weights.get("block_structure") for weights in parts.schemes(settings)]
-    return [_block(each) for each in said if each is not None]
-
-
-def _block(said: object) -> Block:
-    """``[128, 128]``, or compressed-tensors' ``128x128``."""
-    sizes = said.split("x") if isinstance(said, str) else said
-    if isinstance(sizes, list | tuple) and len(sizes) == 2:
-        text = [str(size) for size in sizes if type(size) in (int, str)]
-        if len(text) == 2 and all(t.isascii() and t.isdigit() and len(t) < 10 for t in text):
-            high, wide = int(text[0]), int(text[1])
-            if high > 0 and wide > 0:
-                return high, wide
-    raise Malformed("config.json", f"block size: expected two numbers, got {parts.shown(said)}")
 
 
 def check(checkpoint: Checkpoint) -> None:
@@ -180,7 +157,7 @@ def check(checkpoint: Checkpoint) -> None:
 def described(checkpoint: Checkpoint) -> str:
     """``block 128×128``, or what scales are of."""
     try:
-        named = blocks(checkpoint.settings)
+        named = checkpoint.blocks
     except BakeError:
         named = []
     return f"block {named[0][0]}×{named[0][1]}" if named else ""

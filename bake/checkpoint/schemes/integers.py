@@ -11,7 +11,7 @@ products, each rounded, as its ``int8_vectorwise_dequant`` has them. ``weight_fo
 (rows) are layouts of old graphics cards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ from bake.checkpoint.dequant import groups
 from bake.checkpoint.dequant.plain import aligned, float32
 from bake.checkpoint.output import Output
 from bake.checkpoint.schemes import parts
-from bake.checkpoint.schemes.fp8 import blocks
 from bake.checkpoint.schemes.parts import SCALES, Checkpoint
 from bake.errors import Malformed, Unsupported
 
@@ -95,11 +94,11 @@ def spread(checkpoint: Checkpoint, shape: tuple[int, ...], scale: Tensor) -> tup
         return rows, cols
     if scale.shape in ((rows,), (rows, 1)):
         return 1, cols
-    sizes = [parts.group_size(weights, cols) for weights in schemes_of(checkpoint)]
+    sizes = list(dict.fromkeys(parts.group_size(each, cols) for each in grouped(checkpoint)))
     for group in sizes:
         if scale.shape == (rows, parts.groups_of(cols, group)):
             return 1, group
-    for high, wide in blocks(checkpoint.settings):
+    for high, wide in checkpoint.blocks:
         if scale.shape == (parts.groups_of(rows, high), parts.groups_of(cols, wide)):
             return high, wide
     raise Malformed(
@@ -107,13 +106,9 @@ def spread(checkpoint: Checkpoint, shape: tuple[int, ...], scale: Tensor) -> tup
     )
 
 
-def schemes_of(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+def grouped(checkpoint: Checkpoint) -> list[Mapping[str, Any]]:
     """The groups of the config that say a size of their groups."""
-    return [
-        {**weights}
-        for weights in parts.schemes(checkpoint.settings)
-        if weights.get("group_size") is not None
-    ]
+    return [each for each in checkpoint.weights if each.get("group_size") is not None]
 
 
 def _vectorwise(checkpoint: Checkpoint, tensor: Tensor) -> Output:
@@ -126,14 +121,29 @@ def _vectorwise(checkpoint: Checkpoint, tensor: Tensor) -> Output:
     if told and told[0].count != 1:
         raise parts.wrong_shape(told[0], ())
 
-    def fill(inputs: Sequence[NDArray[Any]], out: NDArray[Any], threads: int) -> None:
-        if told and int(inputs[2].reshape(())) != 0:
-            raise Unsupported(f"{form}: only rows (0) are known here, got {inputs[2]}")
+    fill = Vectorwise(form, bool(told)).fill
+    return parts.output(weight.name, weight.shape, [weight, scale, *told], fill)
+
+
+@dataclass(frozen=True)
+class Vectorwise:
+    """A weight of LLM.int8, whose layout may be told."""
+
+    form: str
+    told: bool
+
+    def fill(self, inputs: Sequence[NDArray[Any]], out: NDArray[Any], threads: int) -> None:
+        """:raises Unsupported: its layout is one of old graphics cards."""
+        if self.told and int(inputs[2].reshape(())) != 0:
+            raise Unsupported(f"{self.form}: only rows (0) are known here, got {inputs[2]}")
 
         def some(rows: slice) -> None:
             own = aligned(inputs[1][rows])
             groups.multiply_twice(aligned(inputs[0][rows]), own, PER_127, out[rows])
 
-        groups.each_rows(some, (weight.shape[0], weight.shape[1]), threads)
+        groups.each_rows(some, as_pair(out), threads)
 
-    return parts.output(weight.name, weight.shape, [weight, scale, *told], fill)
+
+def as_pair(matrix: NDArray[Any]) -> tuple[int, int]:
+    """Its rows and columns."""
+    return matrix.shape[0], matrix.shape[1]

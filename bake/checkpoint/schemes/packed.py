@@ -159,7 +159,7 @@ def packing_of(checkpoint: Checkpoint, weight: Tensor, cols: int) -> Packing:
     """
     bits = {
         parts.whole(weights, "num_bits", 8)
-        for weights in parts.schemes(checkpoint.settings)
+        for weights in checkpoint.weights
         if weights.get("type", "int") == "int"
     }
     if not bits or not all(1 <= each <= 8 for each in bits):
@@ -195,9 +195,7 @@ def _points(
 
 def _asymmetric(checkpoint: Checkpoint, bits: int) -> bool:
     """Whether every group of so many bits has zero points."""
-    own = [
-        weights for weights in parts.schemes(checkpoint.settings) if weights.get("num_bits") == bits
-    ]
+    own = [weights for weights in checkpoint.weights if weights.get("num_bits") == bits]
     return bool(own) and all(weights.get("symmetric") is False for weights in own)
 
 

@@ -7,7 +7,7 @@ than the one that was planned for.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from blob.numpy_types import NUMPY
 
 # Gives a stored tensor: asked only for small ones, whose size was checked.
 Read = Callable[[str], NDArray[Any]]
-GROUPS = 256
+GROUPS = 32
+Block = tuple[int, int]
 SCALES = ("F64", "F32", "F16", "BF16")
 
 
@@ -33,6 +34,21 @@ class Checkpoint:
     settings: Mapping[str, Any]
     read: Read | None = None
     model_type: str = ""
+
+    @cached_property
+    def weights(self) -> list[Mapping[str, Any]]:
+        """``schemes`` of its settings."""
+        return schemes(self.settings)
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """Sizes of blocks that the config names: its own, or those of its groups.
+
+        :raises Malformed: one is no pair of positive numbers.
+        """
+        said = [self.settings.get("weight_block_size")]
+        said += [weights.get("block_structure") for weights in self.weights]
+        return list(dict.fromkeys(_block(each) for each in said if each is not None))
 
     def stems(self, suffix: str) -> list[str]:
         """The names that end so, without that ending, in their order."""
@@ -150,11 +166,6 @@ def output(
     return Output(name, shape, names, fill, kept)
 
 
-def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of an array whose last dimension is the columns."""
-    return (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
-
-
 def grouped(settings: Mapping[str, Any]) -> str:
     """``, group 128``, for a sentence; nothing where groups are whole rows."""
     group = settings.get("group_size")
@@ -181,3 +192,15 @@ def schemes(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if len(told) + weights.count(None) != len(weights):
         raise Malformed("config.json", "config_groups: expected groups that tell of their weights")
     return told
+
+
+def _block(said: object) -> Block:
+    """``[128, 128]``, or compressed-tensors' ``128x128``."""
+    sizes = said.split("x") if isinstance(said, str) else said
+    if isinstance(sizes, list | tuple) and len(sizes) == 2:
+        text = [str(size) for size in sizes if type(size) in (int, str)]
+        if len(text) == 2 and all(t.isascii() and t.isdigit() and len(t) < 10 for t in text):
+            high, wide = int(text[0]), int(text[1])
+            if high > 0 and wide > 0:
+                return high, wide
+    raise Malformed("config.json", f"block size: expected two numbers, got {shown(said)}")

@@ -1,6 +1,7 @@
 """Tensors that nobody quantized: floats are cast, whole numbers and truth values are kept."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -24,10 +25,18 @@ def of(tensor: Tensor) -> Output:
     if tensor.dtype not in FLOATS:
         raise Unsupported(f"{tensor.name}: numbers of type {tensor.dtype} are not known here")
 
-    def fill(inputs: Sequence[NDArray[Any]], out: NDArray[Any], threads: int) -> None:
-        cast(inputs[0], tensor.dtype, out, threads)
+    return output(tensor.name, tensor.shape, [tensor], Plain(tensor.dtype).fill)
 
-    return output(tensor.name, tensor.shape, [tensor], fill)
+
+@dataclass(frozen=True)
+class Plain:
+    """Numbers of one type."""
+
+    dtype: str
+
+    def fill(self, inputs: Sequence[NDArray[Any]], out: NDArray[Any], threads: int) -> None:
+        """The one input, cast."""
+        cast(inputs[0], self.dtype, out, threads)
 
 
 def keep(inputs: Sequence[NDArray[Any]], out: NDArray[Any], threads: int) -> None:
