@@ -402,6 +402,22 @@ def test_64_bit_sizes_that_are_right_are_read():
     assert read(body + directory + end(1, len(directory), len(body))) == {"a": b"first"}
 
 
+def test_a_place_beyond_4_gibibytes_is_read_as_it_is_said():
+    """As torch writes what lies beyond: sizes as ever, the place in the 64-bit field, wide sums."""
+    body = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 8, 0, 0, 0x21, 0, 0, 0, 1, 0) + b"afirst"
+    body += b"PK\7\x08" + struct.pack("<LQQ", zlib.crc32(b"first"), 5, 5)
+    said = {"crc": zlib.crc32(b"first"), "stored": 5, "size": 5, "flags": 8}
+    for place, works in ((0, True), (1, False), (2**63, False)):
+        extra = b"\1\0\x08\0" + place.to_bytes(8, "little")
+        directory = entry(b"a", 0xFFFFFFFF, **said, extra=extra)
+        raw = body + directory + end(1, len(directory), len(body))
+        if works:
+            assert read(raw) == {"a": b"first"}
+        else:
+            with pytest.raises(Malformed):
+                read(raw)
+
+
 @given(st.binary(max_size=100))
 def test_no_bytes_do_anything_else_than_fail(raw):
     for whole in (raw, raw + end(1, 60, 0), raw + end(1, len(raw), 0)):
