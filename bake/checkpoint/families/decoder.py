@@ -96,6 +96,7 @@ def common(file: File) -> dict[str, Any]:
     _check_plain(own)
     heads = _over_zero(own, "attention.head_count")
     hidden = _over_zero(own, "embedding_length")
+    width = _width(own, hidden, heads)
     return {
         "architectures": [],
         "model_type": "",
@@ -107,12 +108,12 @@ def common(file: File) -> dict[str, Any]:
         "num_hidden_layers": _over_zero(own, "block_count", MAX_LAYERS),
         "num_attention_heads": heads,
         "num_key_value_heads": own.natural("attention.head_count_kv", heads) or heads,
-        "head_dim": _width(own, hidden, heads),
+        "head_dim": width,
         "hidden_act": "silu",
         "attention_dropout": 0.0,
         "max_position_embeddings": _over_zero(own, "context_length"),
         "rms_norm_eps": own.number("attention.layer_norm_rms_epsilon"),
-        "rope_parameters": _rope(file),
+        "rope_parameters": _rope(file, width),
         "tie_word_embeddings": HEAD not in file.tensors,
         "use_cache": True,
     }
@@ -170,7 +171,7 @@ def _vocabulary(file: File, hidden: int) -> int:
     return shape[0]
 
 
-def _rope(file: File) -> dict[str, Any]:
+def _rope(file: File, width: int) -> dict[str, Any]:
     theta = file.own.number("rope.freq_base", 10000.0)
     if not theta > 0:
         raise Malformed(file.metadata.where, f"rope.freq_base is {theta}")
@@ -179,4 +180,4 @@ def _rope(file: File) -> dict[str, Any]:
         return told
     if told["rope_type"] != "default":
         raise Unsupported(f"{file.metadata.where}: scales rotations twice, by {DIVISORS} too")
-    return of_divisors(file.metadata.where, file.floats(DIVISORS), theta)
+    return of_divisors(file.metadata.where, file.floats(DIVISORS), theta, width)

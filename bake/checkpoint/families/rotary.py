@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bake.checkpoint.families.metadata import Metadata
-from bake.errors import Unsupported
+from bake.errors import Malformed, Unsupported
 
 # (low_freq_factor, high_freq_factor, original_max_position_embeddings) of Llama 3.1, 3.2, 3.3.
 LLAMA3 = (1.0, 4.0, 8192)
@@ -61,16 +61,19 @@ def _yarn(metadata: Metadata, factor: float) -> dict[str, Any]:
     return made
 
 
-def of_divisors(where: str, divisors: NDArray[Any], theta: float) -> dict[str, Any]:
-    """What Llama 3's scaling must be to divide frequencies by these.
+def of_divisors(where: str, divisors: NDArray[Any], theta: float, width: int) -> dict[str, Any]:
+    """What Llama 3's scaling must be to divide frequencies by these, of heads of ``width``.
 
     :raises Unsupported: it is none that is known.
+    :raises Malformed: they are not one for each frequency, or none that divides.
     """
+    if divisors.size != width // 2 or not ((divisors >= 1) & (divisors < 1e6)).all():
+        raise Malformed(where, f"rope_freqs.weight is no list of {width // 2} divisors")
     factor = round(float(divisors.max()), 4)
     if np.all(divisors == 1):
         return {"rope_type": "default", "rope_theta": theta}
     low, high, length = LLAMA3
-    told = llama3(2 * divisors.size, theta, factor, low, high, length)
+    told = llama3(width, theta, factor, low, high, length)
     if not np.allclose(divisors, told, rtol=CLOSE, atol=0):
         raise Unsupported(
             f"{where}: rope_freqs.weight is not Llama 3's scaling by {factor:g}",

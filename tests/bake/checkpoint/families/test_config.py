@@ -1,6 +1,7 @@
 """A config of a GGUF's metadata says what the model's own said; what is not known is named."""
 
 import json
+import random
 from contextlib import suppress
 
 import msgspec
@@ -9,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bake.checkpoint import families
+from bake.checkpoint import families, gguf
 from bake.checkpoint.families import rotary
+from bake.checkpoint.source import Bytes
 from bake.errors import Malformed, Unsupported
 
-from .reading import NAMES, config, read
+from .reading import FIXTURES, NAMES, config, read
 
 # What matters to how a model computes, and to how it is served.
 FIELDS = """
@@ -155,15 +157,21 @@ def test_gated_nets_by_a_list():
 @pytest.mark.parametrize("factor", [8.0, 32.0])
 def test_llama3_is_known_by_its_divisors(factor):
     divisors = rotary.llama3(64, 500000.0, factor, *rotary.LLAMA3).astype(np.float32)
-    told = rotary.of_divisors("x", divisors, 500000.0)
+    told = rotary.of_divisors("x", divisors, 500000.0, 64)
     assert (told["rope_type"], told["factor"]) == ("llama3", factor)
 
 
 def test_other_divisors_are_refused():
     divisors = rotary.llama3(64, 500000.0, 8.0, 1.0, 4.0, 4096).astype(np.float32)
     with pytest.raises(Unsupported, match="not Llama 3's scaling by 8"):
-        rotary.of_divisors("x", divisors, 500000.0)
-    assert rotary.of_divisors("x", np.ones(32), 1e4)["rope_type"] == "default"
+        rotary.of_divisors("x", divisors, 500000.0, 64)
+    assert rotary.of_divisors("x", np.ones(32), 1e4, 64)["rope_type"] == "default"
+
+
+@pytest.mark.parametrize("wrong", [np.ones(0), np.ones(8), np.zeros(32), np.full(32, np.nan)])
+def test_divisors_that_cannot_be(wrong):
+    with pytest.raises(Malformed, match="no list of 32 divisors"):
+        rotary.of_divisors("x", wrong, 500000.0, 64)
 
 
 ODD = st.one_of(
@@ -187,3 +195,19 @@ def test_any_metadata_is_converted_or_refused(name, data):
         kept = {key: one for key, one in values.items() if one is not None}
         with suppress(Malformed, Unsupported):
             families.plan(msgspec.structs.replace(contents, metadata=kept), source)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_flipped_bit_is_converted_or_refused(name):
+    """Anywhere in the header: lists of tokens and merges are in it too."""
+    rng = random.Random(20261121)
+    raw = bytearray((FIXTURES / f"{name}.gguf").read_bytes())
+    with read(name) as (contents, _):
+        most = contents.header_bytes
+    for _ in range(150):
+        at, bit = rng.randrange(most), 1 << rng.randrange(8)
+        raw[at] ^= bit
+        source = Bytes(bytes(raw), "flipped")
+        with suppress(Malformed, Unsupported):
+            families.plan(gguf.parse(source), source)
+        raw[at] ^= bit
