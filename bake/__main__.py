@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bake import fetching
 from bake.checkpoint import verbs as checkpoints
 from bake.progress import bar
 from bake.progress import shown as progress_of_phases
@@ -33,6 +34,7 @@ EXAMPLES = """examples:
   preheat bake cache-import cache_import.tar.zst --force
   preheat bake keygen --out ~/.preheat
   preheat bake sign .cache/baked/cpu/tiny/seq8-best --key ~/.preheat/preheat.key
+  preheat bake fetch smollm2-135m
   preheat bake inspect model.gguf --tensors
   preheat bake convert model.gguf weights/mine
   preheat bake verify-checkpoint weights/mine --full
@@ -78,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     _keygen_options(_verb(verbs, "keygen", _keygen, "make a pair of keys to sign roots with"))
     _sign_options(_verb(verbs, "sign", _sign, "sign the manifest of a baked root"))
     checkpoints.add(partial(_verb, verbs))
+    fetching.add(partial(_verb, verbs))
     weights.add(partial(_verb, verbs))
     return top
 

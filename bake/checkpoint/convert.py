@@ -33,6 +33,7 @@ from bake.checkpoint.folder import (
 )
 from bake.checkpoint.limits import DEFAULT, ParseLimits
 from bake.checkpoint.output import Output
+from bake.checkpoint.settings import without_settings
 from bake.checkpoint.writing import (
     INDEX,
     SHARD_BYTES,
@@ -161,15 +162,9 @@ def _of_folder(found: Found, there: Located, about: Mapping[str, Any], given: Pa
     tensors = {name: tensor for name, (_, tensor) in there.items()}
     outputs = tuple(schemes.plan(tensors, config, reader(there)))
     told = {**about, "quantization": schemes.detect(tensors, config)}
-    files: dict[str, Path | bytes] = {**found.files, CONFIG: json.dumps(_plain(config)).encode()}
+    plain = json.dumps(without_settings(config)).encode()
+    files: dict[str, Path | bytes] = {**found.files, CONFIG: plain}
     return Job(outputs, there, files, told, tuple(schemes.dropped(tensors, config)))
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` as of a model that nobody quantized."""
-    kept = {key: value for key, value in config.items() if key not in schemes.SETTINGS}
-    inner = kept.get("text_config")
-    return {**kept, "text_config": _plain(inner)} if isinstance(inner, dict) else kept
 
 
 def _checked(job: Job) -> Job:

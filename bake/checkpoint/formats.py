@@ -46,7 +46,9 @@ def format_of(source: Source) -> str:
     if head.startswith(b"GGUF"):
         return "gguf"
     if head.startswith((ZIP, EMPTY_ZIP)):
-        return "pth" if _holds_pickle(source) else "npz"
+        from bake.checkpoint.members import mentions
+
+        return "pth" if mentions(source, PICKLED) else "npz"
     if head.startswith(NPY):
         return "npz"
     # A header's length in eight bytes, then JSON: no other format here has a brace there.
@@ -55,12 +57,6 @@ def format_of(source: Source) -> str:
     if head.startswith(PICKLE):
         return "pth"
     raise _unknown(source, head)
-
-
-def _holds_pickle(source: Source) -> bool:
-    from bake.checkpoint.members import names
-
-    return any(name.rpartition("/")[2] == PICKLED.decode() for name in names(source))
 
 
 def _unknown(source: Source, head: bytes) -> Malformed | Unsupported:

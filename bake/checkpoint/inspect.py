@@ -11,11 +11,14 @@ from bake.checkpoint.folder import find, located, open_shards
 from bake.checkpoint.formats import parse
 from bake.checkpoint.ggml_types import TYPES
 from bake.checkpoint.limits import DEFAULT, ParseLimits
+from bake.checkpoint.settings import settings_of
 from bake.checkpoint.source import Source
 from bake.checkpoint.tokens import Tokens
 from bake.errors import BakeError
 
 ADDRESS = ("http://", "https://")
+# What a checkpoint without a config would show its quantization by.
+CODES = {"U8", "I8", "F8_E4M3", "F8_E5M2"}
 BLOCKS = {kind.name for kind in TYPES.values() if kind.values > 1}
 
 
@@ -142,13 +145,12 @@ def _family(contents: Contents, config: Mapping[str, Any]) -> str:
 
 def _quantization(tensors: Sequence[Tensor], config: Mapping[str, Any]) -> str:
     """ggml's block types as they are; a scheme of Hugging Face folders by its name."""
-    blocks = [dtype for dtype in totals(tensors) if dtype in BLOCKS]
-    if blocks:
+    dtypes = set(totals(tensors))
+    if blocks := [dtype for dtype in totals(tensors) if dtype in BLOCKS]:
         return "ggml: " + ", ".join(blocks)
+    # Schemes bring their arithmetic, and that a compiler: not for a checkpoint that has neither.
+    if settings_of(config) is None and not dtypes & CODES:
+        return ""
     from bake.checkpoint import schemes
 
-    try:
-        return schemes.detect({tensor.name: tensor for tensor in tensors}, config)
-    except BakeError as error:
-        # Not known here is no reason not to tell the rest.
-        return f"unknown: {error.what}"
+    return schemes.detect({tensor.name: tensor for tensor in tensors}, config)

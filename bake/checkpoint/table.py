@@ -1,13 +1,16 @@
 """What was found, as a person reads it on a terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bake.checkpoint.contents import Listed, Tensor
 from bake.checkpoint.inspect import Inspected
 from bake.checkpoint.tokens import Tokens
-from bake.checkpoint.verify import Report
 from blob.files import printable
+
+if TYPE_CHECKING:
+    # Brings a compiler, which telling what was found has no need of.
+    from bake.checkpoint.verify import Report
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 WIDTH = 100
@@ -44,7 +47,7 @@ def inspected(found: Inspected, *, tensors: bool) -> Iterator[str]:
         yield from _tensors(found.tensors)
 
 
-def verified(report: Report) -> Iterator[str]:
+def verified(report: "Report") -> Iterator[str]:
     """Lines for ``preheat bake verify-checkpoint``."""
     yield f"{report.path}: {'sound' if report.sound else 'NOT sound'}"
     for check in report.checks:

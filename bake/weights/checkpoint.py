@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bake.checkpoint.arrays import array
 from bake.checkpoint.folder import CONFIG, check_index, find, located, open_shards, read_object
-from bake.checkpoint.schemes import settings_of
+from bake.checkpoint.settings import settings_of
 from bake.errors import BakeError
 from blob.files import opened
 from blob.manifest import NAME

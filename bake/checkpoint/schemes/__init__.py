@@ -17,6 +17,7 @@ from bake.checkpoint.contents import Tensor
 from bake.checkpoint.output import Output
 from bake.checkpoint.schemes import awq, bnb, fp8, gptq, integers, packed, parts, plain
 from bake.checkpoint.schemes.parts import Checkpoint, Read
+from bake.checkpoint.settings import settings_of
 from bake.errors import BakeError, Malformed, Unsupported
 
 # What only runs of a quantized engine need: scales of activations and of the KV cache.
@@ -62,8 +63,6 @@ FORMATS = (
     "naive-quantized",
     "mixed-precision",
 )
-# Where a config says how a model is quantized; in its text_config, too.
-SETTINGS = ("quantization_config", "compression_config")
 Planner = Callable[[Checkpoint], list[Output]]
 
 
@@ -117,15 +116,6 @@ def detect(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
     except BakeError as error:
         said = error.what
     return f"{method} {said}".strip()
-
-
-def settings_of(config: Mapping[str, Any]) -> object:
-    """``quantization_config``, wherever a config has it; nothing where it has none."""
-    for key in SETTINGS:
-        for where in (config, config.get("text_config")):
-            if isinstance(where, Mapping) and where.get(key) is not None:
-                return where[key]
-    return None
 
 
 def _mapping(settings: object) -> Mapping[str, Any]:

@@ -12,8 +12,8 @@ import pytest
 import safetensors
 from safetensors import safe_open
 
-from bake.checkpoint import convert as module
 from bake.checkpoint.convert import RECORD, convert, plan
+from bake.checkpoint.settings import without_settings
 from bake.errors import BakeError, Busy, Malformed, Unsupported
 from blob.codecs.bfloat16 import from_float32
 from tests.bake.weights.folders import CONFIG, folder_of, model
@@ -77,7 +77,7 @@ def test_the_config_forgets_how_it_was_quantized(tmp_path):
     inner = {"dtype": "float16", "quantization_config": settings}
     config = {**CONFIG, "dtype": "float16", "text_config": inner}
     config["quantization_config"] = settings
-    assert module._plain(config) == {
+    assert without_settings(config) == {
         **CONFIG,
         "dtype": "float16",
         "text_config": {"dtype": "float16"},
