@@ -25,6 +25,7 @@ from rich.table import Table
 from bake.checkpoint.convert import convert
 from experiments.record import Record, add, now, this_machine
 from scripts.starts import NotMeasured
+from scripts.vocabularies import vocabularies
 from serve.plan import versions
 from serve.settings import REPOSITORY
 
@@ -33,6 +34,8 @@ HELDOUT = REPOSITORY / "weights" / "tiny" / "heldout.jsonl"
 PEERS = ("gguf", "xllamacpp", "transformers", "tokenizers")
 # Nothing else of a prompt matters than that they differ in length and in what they are.
 SHORTEST, LONGEST = 4, 160
+# Letters of a held-out text that are one text here.
+PIECE = 400
 BASIS = "llama.cpp, F32 by gguf-py"
 EXAMPLES = """examples:
   python -m scripts.measure_conversion SmolLM2-135M-Instruct.Q4_1.gguf
@@ -94,6 +97,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--texts", type=int, default=300, metavar="N", help="default: 300")
     top.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
     top.add_argument("--folder", type=Path, metavar="DIR", help="where it has room for three times")
+    top.add_argument(
+        "--vocabularies", type=Path, metavar="DIR", help="llama.cpp's folder models: tried too"
+    )
     top.add_argument("--no-record", action="store_true", help="only show it")
     return top
 
@@ -124,6 +130,8 @@ def measured(parsed: argparse.Namespace, folder: Path) -> Record:
         "llama.cpp, blocks as stored": told("llama_cpp", parsed.gguf, job, folder),
     }
     summary, samples = compared(found, job["texts"])
+    if parsed.vocabularies:
+        summary["vocabularies"] = vocabularies(parsed.vocabularies)
     return Record(
         kind="conversion",
         made=made,
@@ -143,10 +151,11 @@ def measured(parsed: argparse.Namespace, folder: Path) -> Record:
 
 
 def texts(count: int) -> list[str]:
-    """Lines of many scripts, and held-out texts of the tiny model; each of some hundred letters."""
+    """Lines of many scripts, and pieces of the tiny model's held-out texts."""
     with HELDOUT.open(encoding="utf-8") as lines:
-        held = [json.loads(line)["text"][:400] for line in lines]
-    return [*LINES, *held][:count]
+        held = [json.loads(line)["text"] for line in lines]
+    pieces = [text[at : at + PIECE] for at in range(0, 4 * PIECE, PIECE) for text in held]
+    return [*LINES, *filter(None, pieces)][:count]
 
 
 def prompts(folder: Path, count: int) -> list[list[int]]:
@@ -260,6 +269,9 @@ def show(summary: Mapping[str, Any]) -> None:
     console.print(f"{texts} texts of {summary['tokens']} tokens: {others} tokenized otherwise")
     for one in summary["otherwise"]:
         console.print(f"  {one}", highlight=False)
+    for one in summary.get("vocabularies", ()):
+        told = one.get("refused") or f"{len(one['otherwise'])} of {one['texts']} texts otherwise"
+        console.print(f"{one['name']}: {told}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from scripts import measure_conversion
+from scripts.vocabularies import vocabularies
 
 FIXTURES = Path(__file__).parents[1] / "bake" / "checkpoint" / "families" / "fixtures"
 
@@ -57,3 +58,27 @@ def test_a_distribution_sums_to_one():
 def test_texts_are_as_many_as_asked():
     assert len(measure_conversion.texts(40)) == 40
     assert len(set(measure_conversion.LINES)) == len(measure_conversion.LINES)
+
+
+def test_a_vocabulary_that_cannot_be_read_is_named(tmp_path):
+    from gguf import GGUFWriter
+
+    path = tmp_path / "ggml-vocab-odd.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("bert")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    (tmp_path / "ggml-vocab-odd.gguf.out").write_text("")
+    assert vocabularies(tmp_path) == [
+        {"name": "odd", "refused": "tokenizer.ggml.model 'bert' is not converted"}
+    ]
+
+
+def test_a_vocabulary_is_compared_with_what_is_wanted_of_it(tmp_path):
+    path = tmp_path / "ggml-vocab-small.gguf"
+    path.write_bytes((FIXTURES / "qwen2.gguf").read_bytes())
+    mark = "\n__ggml_vocab_test__\n"
+    (tmp_path / "ggml-vocab-small.gguf.inp").write_text(f"ab{mark}b{mark}")
+    (tmp_path / "ggml-vocab-small.gguf.out").write_text(" 64 65\n 64\n")
+    assert vocabularies(tmp_path) == [{"name": "small", "texts": 2, "otherwise": ["'b'"]}]
