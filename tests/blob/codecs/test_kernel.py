@@ -40,13 +40,19 @@ def test_a_second_process_compiles_nothing_even_from_a_folder_that_it_cannot_wri
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
 
-def test_other_sources_are_another_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", ["codecs", "home"])
+def test_other_sources_are_another_stamp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    for name in ("codecs", "home"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lanes.py").write_text("as it was")
+    monkeypatch.setattr(kernel, "HERE", tmp_path / "codecs")
     kernel._stamp.cache_clear()
-    before = kernel._stamp()
-    monkeypatch.setattr(kernel, "HERE", tmp_path)
-    (tmp_path / "lanes.py").write_text("changed")
+    before = kernel._stamp(tmp_path / "home")
+    (tmp_path / changed / "lanes.py").write_text("changed")
     kernel._stamp.cache_clear()
-    assert kernel._stamp() != before
+    assert kernel._stamp(tmp_path / "home") != before
     kernel._stamp.cache_clear()
 
 
