@@ -74,12 +74,13 @@ def vocabulary(count: int) -> list[str]:
     ]
 
 
-def pth_file(path: Path, size: int) -> None:
+def pth_file(path: Path, size: int, tensors: int) -> None:
     """A state dict of ``size`` bytes about, by ``torch.save``."""
     import torch
 
-    each = max(1, size // len(names()) // 2)
-    torch.save({name: torch.zeros(each, dtype=torch.bfloat16) for name in names()}, path)
+    each = max(1, size // tensors // 2)
+    made = {name: torch.zeros(each, dtype=torch.bfloat16) for name in names()[:tensors]}
+    torch.save(made, path)
 
 
 def sparse_file(kind: str, path: Path, size: int) -> None:

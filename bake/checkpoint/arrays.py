@@ -98,6 +98,8 @@ def _blocks(source: Source, tensor: Tensor, _limits: ParseLimits) -> NDArray[np.
     rows = prod(tensor.shape[:-1])
     if cols % values or tensor.nbytes != rows * (cols // values) * size or tensor.deflated:
         raise _wrong(source, tensor)
+    if tensor.big_endian:
+        raise Unsupported(f"{source.name}: {tensor.name} has {tensor.dtype} of big-endian scales")
     raw = source.read(tensor.offset, tensor.offset + tensor.nbytes)
     return np.frombuffer(raw, np.uint8).reshape(rows, cols // values * size)
 

@@ -47,9 +47,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise BakeError(f"{folder}: no such folder", "give the folder of a checkpoint")
     if (folder / NAME).exists():
         raise BakeError(f"{folder}: is a blob already", "pack the checkpoint it was made of")
-    found = find(folder)
-    config = found.config or read_object(folder / CONFIG)
+    config = read_object(folder / CONFIG)
     _check_config(folder, config)
+    found = find(folder)
     shards = open_shards(found)
     if others := [shard for shard in shards if shard.contents.format != "safetensors"]:
         raise BakeError(
