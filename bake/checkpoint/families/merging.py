@@ -13,8 +13,9 @@ from bake.checkpoint.families.vocabulary import BYTE, NORMAL, UNKNOWN, Vocabular
 from bake.errors import Malformed, Unsupported
 
 SPACE = "▁"
-# Characters of a vocabulary whose merges are worked out: four times the largest known.
-MOST_CHARACTERS = 8_000_000
+# Characters of a vocabulary whose merges are worked out, and of one token: a few times what the
+# largest has. Every place to cut each of them is looked at.
+MOST_CHARACTERS, MOST_OF_ONE = 4_000_000, 256
 
 Parts = dict[str, Any]
 
@@ -87,14 +88,13 @@ def scored(where: str, tokens: Vocabulary, scores: NDArray[Any]) -> list[tuple[s
     normal = tokens.of_kind(0, NORMAL, UNKNOWN)
     # Those of other kinds are not made of parts, and are no parts.
     parts = {tokens.texts[i] for i in normal}
-    if sum(map(len, parts)) > MOST_CHARACTERS:
+    if sum(map(len, parts)) > MOST_CHARACTERS or max(map(len, parts), default=0) > MOST_OF_ONE:
         raise Malformed(where, "its tokens are longer than any vocabulary's")
     order = np.array(normal, np.int64)[np.argsort(-scores[normal], kind="stable")]
     found = []
     for text in map(tokens.texts.__getitem__, order.tolist()):
         for at in range(len(text) - 1, 0, -1):
-            left, right = text[:at], text[at:]
-            if left in parts and right in parts:
+            if (left := text[:at]) in parts and (right := text[at:]) in parts:
                 found.append((left, right))
     return found
 

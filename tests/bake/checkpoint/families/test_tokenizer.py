@@ -190,6 +190,7 @@ def test_damaged_lists_are_refused(told, error, said):
         ({"scores": [1.0]}, Malformed, "1 scores for 8 tokens"),
         ({"scores": [float("nan")] * 8}, Malformed, "no list of finite numbers"),
         ({"remove_extra_whitespaces": True}, Unsupported, "remove_extra_whitespaces"),
+        ({"tokens": [*PIECES[:7], "t" * 257]}, Malformed, "longer than any vocabulary's"),
     ],
 )
 def test_damaged_scores_are_refused(told, error, said):
