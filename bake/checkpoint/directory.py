@@ -3,13 +3,13 @@
 It must end where the end record begins, which must end the file; names must be safe and stand once.
 """
 
-import re
 from collections.abc import Iterator
 from struct import Struct
 
 import msgspec
 
 from bake.checkpoint.limits import ParseLimits
+from bake.checkpoint.naming import strange
 from bake.checkpoint.source import Source
 from bake.errors import Malformed, Unsupported
 
@@ -27,9 +27,6 @@ FULL, FULL_16 = 0xFFFFFFFF, 0xFFFF
 
 # Archives hold more than tensors: versions, byte orders, folders.
 OTHERS = 64
-
-# In names joined by NUL.
-BAD = re.compile(r"[\x01-\x1f\x7f\\]|(?:^|\0)/|//|(?:^|[/\0])\.\.?(?:$|[/\0])|\0\0|^\0|\0$|^$")
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -158,10 +155,7 @@ def names_of(source: Source, entries: list[Entry], limits: ParseLimits) -> list[
         names = [e.raw.decode("utf-8" if e.flags & UTF_8 else "ascii") for e in entries]
     except UnicodeDecodeError as error:
         raise Malformed(source.name, f"a member's name is no text: {error.reason}") from error
-    joined = "\0".join(names)
-    # A folder may end with a slash.
-    if names and (joined.count("\0") != len(names) - 1 or BAD.search(joined)):
-        bad = next((name for name in names if "\0" in name or BAD.search(name)), "")
+    if (bad := strange(names)) is not None:
         raise Malformed(source.name, f"a member is named {bad[:80]!r}")
     if len(set(names)) != len(names):
         seen: set[str] = set()

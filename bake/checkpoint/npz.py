@@ -16,6 +16,7 @@ from typing import NamedTuple
 from bake.checkpoint.contents import Contents, Tensor
 from bake.checkpoint.limits import DEFAULT, ParseLimits
 from bake.checkpoint.members import DEFLATED, LOCAL, Member, members
+from bake.checkpoint.naming import check_tensors
 from bake.checkpoint.source import Source
 from bake.errors import Malformed, Unsupported
 
@@ -82,6 +83,7 @@ def parse(source: Source, limits: ParseLimits = DEFAULT) -> Contents:
     else:
         listed = members(source, limits)
         found = list(_arrays(source, listed, limits))
+        check_tensors([tensor.name for tensor in found], source.name)
         last = max((member.offset + member.stored for member in listed.values()), default=0)
         heads = sum(LOCAL.size + len(name) for name in listed)
         looked = source.size - last + heads + min(last, PEEK * len(listed))

@@ -19,6 +19,7 @@ from bake.checkpoint import pickled
 from bake.checkpoint.contents import Contents, Tensor
 from bake.checkpoint.limits import DEFAULT, ParseLimits
 from bake.checkpoint.members import LOCAL, STORED, Member, inflated, members
+from bake.checkpoint.naming import check_tensors
 from bake.checkpoint.source import Source
 from bake.checkpoint.state_dicts import Found, found_in
 from bake.checkpoint.torch_names import Kind, Storage, View
@@ -233,6 +234,7 @@ def _tensors(
             at = place(storage, size)
             places[storage.key] = (size, at)
         made.append(_tensor(source, name, view, at, limits))
+    check_tensors(found.tensors, source.name)
     return tuple(made)
 
 
