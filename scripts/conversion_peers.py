@@ -5,7 +5,8 @@
     python -m scripts.conversion_peers llama_cpp GGUF < job.json
 
 A job has ``prompts`` (lists of ids), ``texts``, how many ``tokens`` there are, ``threads``, and
-``answer``: the file for what is found, of arrays. ``logprobs`` are natural, of every token as the
+``answer``: the file for what is found, of arrays. With ``like_ggml`` transformers computes GELU as
+ggml does. ``logprobs`` are natural, of every token as the
 one after each prompt; ``ids`` of all texts lie in one row, ``lengths`` says where each ends.
 """
 
@@ -56,12 +57,30 @@ def transformers(folder: str, job: Any) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
+    if job.get("like_ggml"):
+        like_ggml(model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
         ahead = [model(torch.tensor([one])).logits[0, -1].double() for one in job["prompts"]]
     found = [torch.log_softmax(one, -1).float().numpy() for one in ahead]
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in job["texts"]]
     return {"logprobs": np.array(found, np.float32), "ids": ids}
+
+
+def like_ggml(model: Any) -> None:
+    """GELU as ggml has it on a CPU: looked up, by a half float, in a table of half floats
+    (``ggml_vec_gelu_f32`` of b11434; MIT). Gemma's is the only function that ggml rounds so.
+    """
+    import torch
+
+    class Table(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, x: Any) -> Any:
+            looked_up = torch.nn.functional.gelu(x.half().float(), approximate="tanh").half()
+            inner = torch.where(x <= -10, torch.zeros_like(x), looked_up.float())
+            return torch.where(x >= 10, x, inner)
+
+    for layer in model.model.layers:
+        layer.mlp.act_fn = Table()
 
 
 def llama_cpp(gguf: str, job: Any) -> dict[str, Any]:

@@ -129,6 +129,9 @@ def measured(parsed: argparse.Namespace, folder: Path) -> Record:
         "ours BF16, transformers": told("transformers", folder / "BF16", job, folder),
         "llama.cpp, blocks as stored": told("llama_cpp", parsed.gguf, job, folder),
     }
+    if "hidden_activation" in config:
+        rounded = {**job, "like_ggml": True}
+        found["ours F32, GELU as ggml's"] = told("transformers", folder / "F32", rounded, folder)
     summary, samples = compared(found, job["texts"])
     if parsed.vocabularies:
         summary["vocabularies"] = vocabularies(parsed.vocabularies)
