@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from blob.dtypes import BITS
 from blob.files import MAX_TENSOR_NAME_BYTES, check_name
 from blob.spelling import strict
 
@@ -36,18 +37,6 @@ PLAIN = bytes(sorted({*range(0x20, 0x7F)} - {*b"\\/"}))
 KEYS = {"dtype", "shape", "data_offsets"}
 # What msgspec raises, of what nests too deep, and of text that is not UTF-8, which is a ValueError.
 WRONG = (msgspec.MsgspecError, RecursionError, ValueError)
-
-# Bits of one number, for every type of safetensors 0.8. Tensors of less than a byte a number are
-# taken where they fill whole bytes, as the format asks.
-BITS: Mapping[str, int] = {
-    "F4": 4,
-    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
-    **dict.fromkeys(("BOOL", "U8", "I8"), 8),
-    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
-    **dict.fromkeys(("U32", "I32", "F32"), 32),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
-}
 
 
 class HeaderError(ValueError):

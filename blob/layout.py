@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from blob.codecs import RowCodec
+from blob.dtypes import WIDTH
 from blob.errors import BlobError, Damaged
 from blob.header import (
     MAX_HEADER_BYTES,
@@ -22,7 +23,6 @@ from blob.manifest import (
     MAX_RANK,
     MAX_TENSOR_BYTES,
     MAX_TENSORS,
-    WIDTH,
     Stored,
     Tensor,
 )

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from blob.dtypes import WIDTH
 from blob.errors import BlobError, Damaged
 from blob.files import check_name, check_path, digest, opened, printable
 from blob.spelling import canonical, strict
@@ -42,13 +43,6 @@ MAX_RANK = 8
 MAX_DIMENSION = 2**40
 MAX_TENSOR_BYTES = 2**44
 
-# safetensors' names of types, and the bytes of one number.
-WIDTH: Mapping[str, int] = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64"), 8),
-}
 SHA256 = r"^[0-9a-f]{64}$"
 SEAL = r"^[0-9a-f]{16}$"
 # In the canonical form: where entries of tensors begin, what parts two, and a name in one.

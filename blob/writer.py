@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from blob import manifest
 from blob.codecs import Bfloats, ByteCodec, Floats, Parts, RowCodec
 from blob.codecs.bfloat16 import to_float32
+from blob.dtypes import DTYPES
 from blob.errors import BlobError
 from blob.files import check_name, replace
 from blob.layout import read_header, stored_name
@@ -40,25 +41,6 @@ LARGEST_HALF = 65504
 # Of a BF16 that is infinite or no number.
 EXPONENT = np.uint16(0x7F80)
 LAYER = re.compile(r"^(.*?\.\d+)\.")
-# safetensors' Python side has its own words for types.
-LIBRARY: Mapping[str, str] = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu",
-    "U16": "uint16",
-    "I16": "int16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "U32": "uint32",
-    "I32": "int32",
-    "F32": "float32",
-    "U64": "uint64",
-    "I64": "int64",
-    "F64": "float64",
-}
 # Bytes done of bytes in all, of the source.
 Progress = Callable[[int, int], None]
 
@@ -197,7 +179,7 @@ def _serialized(arrays: Mapping[str, tuple[str, NDArray[Any]]]) -> bytes:
     contiguous = {name: (dtype, np.ascontiguousarray(a)) for name, (dtype, a) in arrays.items()}
     specs = {
         name: safetensors.TensorSpec(
-            dtype=LIBRARY.get(dtype, dtype),
+            dtype=DTYPES[dtype].library,
             # ascontiguousarray makes a vector of a number.
             shape=list(arrays[name][1].shape),
             data_ptr=array.ctypes.data,

@@ -20,13 +20,11 @@ from bake.checkpoint.source import Source
 from bake.errors import Malformed, Unsupported
 from blob.numpy_types import NUMPY
 
-FNUZ = dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), np.uint8)
-KINDS = {name: np.dtype(kind) for name, kind in {**NUMPY, **FNUZ}.items()}
 # Values and bytes of a block.
 BLOCKS = {
     kind.name: (kind.values, kind.size)
     for kind in ggml_types.TYPES.values()
-    if kind.name not in KINDS
+    if kind.name not in NUMPY
 }
 
 
@@ -42,7 +40,7 @@ def array(source: Source, tensor: Tensor, limits: ParseLimits = DEFAULT) -> NDAr
     """
     if tensor.dtype in BLOCKS:
         return _blocks(source, tensor, limits)
-    kind = KINDS.get(tensor.dtype)
+    kind = NUMPY.get(tensor.dtype)
     if kind is None:
         raise Unsupported(f"{source.name}: {tensor.name} has numbers of the type {tensor.dtype}")
     raw = _bytes(source, tensor, limits)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bake.checkpoint.output import Output
+from blob.dtypes import WIDTH
 from blob.files import sync
-from blob.manifest import WIDTH
 from blob.numpy_types import NUMPY
 from blob.restore import flat
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blob import header
-from blob.header import BITS, Bounds, HeaderError, check_names, parse_header
+from blob.dtypes import BITS
+from blob.header import Bounds, HeaderError, check_names, parse_header
 from blob.spelling import strict
 
 

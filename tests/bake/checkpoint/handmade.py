@@ -16,7 +16,7 @@ from bake.checkpoint.ggml_types import TYPES
 from bake.checkpoint.gguf_metadata import KINDS
 from bake.checkpoint.torch_names import KINDS as TORCH_KINDS
 from bake.checkpoint.torch_names import STORAGES
-from blob.header import BITS
+from blob.dtypes import BITS
 
 Tell = Callable[[int, int], int]
 NUMBER_OF_KIND = {kind.name: number for number, kind in KINDS.items()}

@@ -11,7 +11,7 @@ from bake.checkpoint.ggml_types import TYPES
 from bake.checkpoint.gguf_metadata import KINDS
 from bake.checkpoint.torch_names import NAMES as TORCH_NAMES
 from bake.checkpoint.torch_names import STORAGES
-from blob.header import BITS
+from blob.dtypes import BITS
 from tests.bake.checkpoint import handmade
 
 # Where widths end, signs turn and products wrap.

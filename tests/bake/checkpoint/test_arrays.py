@@ -5,13 +5,14 @@ import io
 import numpy as np
 import pytest
 
-from bake.checkpoint.arrays import BLOCKS, KINDS, array
+from bake.checkpoint.arrays import BLOCKS, array
 from bake.checkpoint.contents import Tensor
 from bake.checkpoint.source import Bytes, Seekable
 from bake.errors import Malformed, Unsupported
 
 RAW = bytes(range(256)) * 4
-ALIGNED = np.frombuffer(RAW, np.uint8).copy()
+ALIGNED = np.frombuffer(RAW, np.uint8).copy()from blob.numpy_types import NUMPY
+
 
 
 def test_what_lies_in_a_row_is_not_copied():
@@ -34,9 +35,9 @@ def test_numbers_between_their_places_are_copied_to_such():
         np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(NUMPY))
 def test_every_type_is_read_from_any_source(kind):
-    size = KINDS[kind].itemsize
+    size = NUMPY[kind].itemsize
     tensor = Tensor("a", kind, (3,), 8, 3 * size)
     for source in (Bytes(RAW), Seekable(io.BytesIO(RAW))):
         got = array(source, tensor)
