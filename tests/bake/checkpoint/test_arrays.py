@@ -9,9 +9,10 @@ from bake.checkpoint.arrays import BLOCKS, array
 from bake.checkpoint.contents import Tensor
 from bake.checkpoint.source import Bytes, Seekable
 from bake.errors import Malformed, Unsupported
+from blob.numpy_types import NUMPY
 
 RAW = bytes(range(256)) * 4
-ALIGNED = np.frombuffer(RAW, np.uint8).copy()from blob.numpy_types import NUMPY
+ALIGNED = np.frombuffer(RAW, np.uint8).copy()
 
 
 

@@ -116,7 +116,7 @@ def test_what_torch_loads_is_what_is_read():
         for tensor in contents.tensors:
             other = theirs[tensor.name]
             assert tuple(other.shape) == tensor.shape
-            if tensor.dtype in arrays.KINDS:
+            if tensor.dtype in arrays.NUMPY:
                 ours = arrays.array(source, tensor, SMALL)
                 flat = other.contiguous().view(-1)
                 bits = flat.view(torch.uint8) if len(flat) else torch.empty(0)
