@@ -27,6 +27,9 @@ BLOCKS = {
     if kind.name not in NUMPY
 }
 
+# Numbers of at most 16 bytes in an array of NumPy's, if they were there.
+MOST = sys.maxsize // 16
+
 
 def array(source: Source, tensor: Tensor, limits: ParseLimits = DEFAULT) -> NDArray[Any]:
     """The tensor's numbers, in its shape; ggml's blocks as uint8 (rows × bytes of a row), with a
@@ -38,6 +41,9 @@ def array(source: Source, tensor: Tensor, limits: ParseLimits = DEFAULT) -> NDAr
     :raises Malformed: the bytes are not there, or not as many as the shape says.
     :raises Unsupported: a type that has no array here (complex, 4-bit and 6-bit floats).
     """
+    # NumPy multiplies the lengths of an empty array too, all but those that are 0.
+    if not tensor.count and prod(filter(None, tensor.shape)) > MOST:
+        raise _wrong(source, tensor)
     if tensor.dtype in BLOCKS:
         return _blocks(source, tensor, limits)
     kind = NUMPY.get(tensor.dtype)
