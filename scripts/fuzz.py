@@ -8,6 +8,7 @@ Such a file is copied to ``tests/bake/checkpoint/corpus/found``, where a test re
 
 import argparse
 import hashlib
+import random
 import re
 import struct
 import subprocess
@@ -36,6 +37,9 @@ KEPT = REPOSITORY / ".cache" / "fuzz"
 PLAIN = ("safetensors", "gguf", "zip", "pickle", "pth", "npz", "gguf-tokenizer")
 TARGETS = (*PLAIN, *(f"structured-{name}" for name in PLAIN[:-1]))
 LIMITS = ("-timeout=60", "-rss_limit_mb=1024", "-malloc_limit_mb=256", "-max_len=4096")
+RUNS = 100_000
+# Mutations of mutations before a file is tried: ours are Python's, and take longer than a file.
+DEPTH = "-mutate_depth=2"
 # Words that no mutation would find.
 WORDS = {
     "safetensors": [
@@ -71,16 +75,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 when all held, 1 when something was found, 2 usage."""
     parsed = parser().parse_args(arguments)
     names = parsed.only or list(TARGETS)
+    # libFuzzer's word for no end.
+    runs = parsed.runs or (-1 if parsed.seconds else RUNS)
     made, machine = now(), this_machine()
     with ThreadPoolExecutor(parsed.jobs) as pool:
-        samples = list(pool.map(lambda name: campaign(name, parsed.runs, parsed.seconds), names))
+        samples = list(pool.map(lambda name: campaign(name, runs, parsed.seconds), names))
     record = Record(
         kind="fuzz",
         made=made,
         command=["python", "-m", "scripts.fuzz", *sys.argv[1:]],
         machine=machine,
         variant={"versions": versions() | {"atheris": version("atheris")}},
-        parameters={"runs": parsed.runs, "seconds": parsed.seconds, "sources": sources()},
+        parameters={"runs": runs, "seconds": parsed.seconds, "sources": sources()},
         summary=summary(samples),
         samples=samples,
     )
@@ -102,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--runs", type=int, default=100_000, help="files for each target (100000)")
+    top.add_argument("--runs", type=int, help=f"files for each target ({RUNS}, or by time)")
     top.add_argument("--seconds", type=int, default=0, help="most for each target (no limit)")
     top.add_argument("--only", action="append", choices=TARGETS, help="a target; may be repeated")
     top.add_argument("--jobs", type=int, default=1, help="targets at once (1)")
@@ -123,7 +129,13 @@ def campaign(name: str, runs: int, seconds: int) -> dict[str, Any]:
         words.write_text(dictionary(name), encoding="utf-8")
         argv = [
             *(sys.executable, "-m", "scripts.fuzz_target", name, str(counts), str(found)),
-            *(*LIMITS, f"-runs={runs}", f"-max_total_time={seconds}", "-print_final_stats=1"),
+            *(
+                *LIMITS,
+                DEPTH,
+                f"-runs={runs}",
+                f"-max_total_time={seconds}",
+                "-print_final_stats=1",
+            ),
             *(f"-artifact_prefix={room}/", f"-dict={words}", str(kept), str(seeds(name, room))),
         ]
         began = time.perf_counter()
@@ -181,6 +193,10 @@ def seeds(name: str, room: Path) -> Path:
             (folder / title).write_bytes(raw)
         for path in sorted(CORPUS.glob(f"*/{name}-*")):
             (folder / path.name).write_bytes(path.read_bytes())
+    else:
+        # Of fewer bytes than that hypothesis makes no file.
+        for number in range(8):
+            (folder / str(number)).write_bytes(random.Random(number).randbytes(1024))  # noqa: S311
     return folder
 
 
