@@ -159,8 +159,8 @@ def _check_places(tensors: list[Tensor], data: int, alignment: int, cursor: Curs
             raise Malformed(cursor.name, detail)
         end = tensor.offset + tensor.nbytes
         position = _padded(end, alignment)
-    # Without a tensor, or with empty ones only, there may be no padding.
-    begins = data if end else min(data, cursor.at)
+    # Without a tensor there may be no padding; an empty one lies within the file, too.
+    begins = data if tensors else min(data, cursor.at)
     if not begins + end <= cursor.size <= data + position:
         got = cursor.size - data
         raise Malformed(cursor.name, f"expected {end} bytes of tensors by its header, got {got}")
