@@ -64,7 +64,10 @@ def members(source: Source, limits: ParseLimits) -> dict[str, Member]:
         offset = _data(source, entry, before, end, begin)
         before, end = entry, offset + entry.stored
         made[name] = Member(name, offset, entry.size, entry.stored, entry.method)
-    _gap(source, before, end, begin)
+    if 0 < begin - end <= GAP:
+        _gap(source, before, end, source.read(end, begin))
+    elif begin != end:
+        raise _misplaced(source, begin, end)
     return made
 
 
@@ -146,7 +149,7 @@ def _data(source: Source, entry: Entry, before: Entry | None, end: int, most: in
         raise _misplaced(source, at, end)
     raw = source.read(end, named)
     if at != end:
-        _gap(source, before, end, at)
+        _gap(source, before, end, raw[: at - end])
     sign, flags, method, crc, stored, size, name, extra = unpack_local(raw, at - end)
     if (
         sign != b"PK\3\4"
@@ -170,19 +173,16 @@ def _misplaced(source: Source, at: int, end: int) -> Malformed:
     return Malformed(source.name, f"{at - end} bytes belong to no member", end)
 
 
-def _gap(source: Source, entry: Entry | None, begin: int, end: int) -> None:
-    """What may lie after a member: its sum and sizes again, in one of four forms, or nothing."""
-    gap = end - begin
-    if not gap:
-        return
-    if not 0 <= gap <= GAP or entry is None or not entry.flags & DESCRIPTOR:
-        raise _misplaced(source, end, begin)
-    wide = gap in (SUMS_64.size, GAP)
+def _gap(source: Source, entry: Entry | None, begin: int, gap: memoryview) -> None:
+    """What may lie after a member: its sum and sizes again, in one of four forms."""
+    if entry is None or not entry.flags & DESCRIPTOR:
+        raise _misplaced(source, begin + len(gap), begin)
+    wide = len(gap) in (SUMS_64.size, GAP)
     if not wide and max(entry.stored, entry.size) >= FULL:
-        raise _misplaced(source, end, begin)
+        raise _misplaced(source, begin + len(gap), begin)
     sums = (SUMS_64 if wide else SUMS).pack(entry.crc, entry.stored, entry.size)
-    if source.read(begin, end) not in (sums, b"PK\7\x08" + sums):
-        raise _misplaced(source, end, begin)
+    if gap not in (sums, b"PK\7\x08" + sums):
+        raise _misplaced(source, begin + len(gap), begin)
 
 
 def _agree(source: Source, entry: Entry, local: tuple[int, int, int], extra: memoryview) -> None:
