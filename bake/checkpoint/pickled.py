@@ -132,12 +132,6 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
             elif op == BINGET:
                 stack.append(memo[raw[at + 1]])
                 at += 2
-            elif op == BINPUT:
-                if raw[at + 1] == len(memo):
-                    memo.append(stack[-1])
-                else:
-                    _put(memo, raw[at + 1], stack[-1])
-                at += 2
             elif op == BININT1:
                 stack.append(raw[at + 1])
                 at += 2
@@ -166,6 +160,22 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
                         raise Wrong("copies more than is allowed")
                 stack[-1] = made
                 at += 1
+            elif op == TUPLE2:
+                second = stack.pop()
+                stack[-1] = (stack[-1], second)
+                at += 1
+            elif op == TUPLE1:
+                stack[-1] = (stack[-1],)
+                at += 1
+            elif op == BININT:
+                stack.append(INT.unpack_from(raw, at + 1)[0])
+                at += 5
+            elif op == BINPUT:
+                if raw[at + 1] == len(memo):
+                    memo.append(stack[-1])
+                else:
+                    _put(memo, raw[at + 1], stack[-1])
+                at += 2
             elif op == BININT2:
                 stack.append(SHORT.unpack_from(raw, at + 1)[0])
                 at += 3
@@ -176,19 +186,9 @@ def _run(  # noqa: PLR0912, PLR0915 - a call for each instruction would take twi
                 storages.append(_persistent(stack[-1]))
                 stack[-1] = storages[-1]
                 at += 1
-            elif op == TUPLE2:
-                second = stack.pop()
-                stack[-1] = (stack[-1], second)
-                at += 1
-            elif op == TUPLE1:
-                stack[-1] = (stack[-1],)
-                at += 1
             elif op == NEWFALSE:
                 stack.append(False)
                 at += 1
-            elif op == BININT:
-                stack.append(INT.unpack_from(raw, at + 1)[0])
-                at += 5
             elif op == LONG_BINGET:
                 stack.append(memo[word(raw, at + 1)[0]])
                 at += 5

@@ -111,7 +111,8 @@ def mapped(path: Path) -> Iterator[Bytes]:
     :raises BakeError: it cannot be opened, or is no plain file.
     """
     try:
-        with opened(path.resolve()) as file:
+        # Resolving asks for each folder on the way, and mostly there is no link.
+        with opened(path.resolve() if path.is_symlink() else path) as file:
             if not (size := os.fstat(file.fileno()).st_size):
                 yield Bytes(b"", str(path))
                 return
