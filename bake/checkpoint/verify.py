@@ -39,6 +39,9 @@ EXPONENTS: Mapping[str, tuple[Any, int]] = {
     "F32": (np.uint32, 0x7F800000),
     "F64": (np.uint64, 0x7FF0000000000000),
 }
+# What older tools wrote beside the weights, and vLLM passes over: computed frequencies, a head that
+# is tied, the zeros that GPTQ has for biases.
+SPARE = (".rotary_emb.inv_freq", "lm_head.weight", ".bias")
 EMBEDDING = (
     "embed_tokens.weight",
     "token_embd.weight",
@@ -214,7 +217,9 @@ def _misfits(
             yield f"{name} is missing"
         elif tuple(shapes[name]) != tuple(shape):
             yield f"{name}: expected {list(shape)}, got {list(shapes[name])}"
-    yield from (f"{name} is of no part of the model" for name in shapes if name not in expected)
+    for name in shapes:
+        if name not in expected and not name.endswith(SPARE):
+            yield f"{name} is of no part of the model"
 
 
 def _check_tokenizer(opened: _Opened) -> Check:

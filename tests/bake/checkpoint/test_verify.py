@@ -14,6 +14,7 @@ from bake.errors import BakeError
 from tests.bake.weights.folders import INDEX, folder_of, model, saved
 from tests.blob.blobs import bfloats
 
+SPARED = ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq", "model.a.bias")
 TINY = Path(__file__).parents[3] / "weights" / "tiny"
 FIXTURES = Path(__file__).parent / "families" / "fixtures"
 NAMES = ["shards", "index", "duplicates", "shapes", "tokenizer", "finite", "digests"]
@@ -106,6 +107,14 @@ def test_shapes_that_the_config_does_not_mean_are_all_told(tiny):
     assert failed(report) == ["shapes"]
     assert "expected [1, " in detail(report, "shapes")
     assert "more" in detail(report, "shapes")
+
+
+def test_what_vllm_passes_over_is_no_fault(tiny):
+    spare = {name: ("F32", np.zeros(2, np.float32)) for name in SPARED}
+    (tiny / "more.safetensors").write_bytes(saved(spare))
+    assert not failed(verify(tiny))
+    (tiny / "more.safetensors").write_bytes(saved({"model.other.weight": spare[SPARED[0]]}))
+    assert "model.other.weight is of no part of the model" in detail(verify(tiny), "shapes")
 
 
 def test_layers_that_are_missing_or_too_many_are_told(tiny):
