@@ -139,6 +139,9 @@ def _check_count(text: bytes, most: int) -> None:
     many = text.count(b"[") // 2 if b"\\" in text else text.count(b'"data_offsets"')
     if many > most:
         raise HeaderError(f"header: {many} tensors, more than {most}")
+    # A tensor has one pair of texts; the others are metadata.
+    if (pairs := text.count(b'":"')) > 2 * most:
+        raise HeaderError(f"header: {pairs} pairs of texts, more than {2 * most}")
 
 
 def check_names(names: Collection[str], most: int = MAX_TENSOR_NAME_BYTES) -> None:

@@ -32,6 +32,8 @@ MAGIC = b"GGUF"
 VERSIONS = {"<": (2, 3), ">": (3,)}
 MAX_RANK = 4
 USUAL_ALIGNMENT = 32
+# A hundred are many. Each may hold a list, which takes longer to pass than a tensor.
+MAX_KEYS = 10_000
 MAX_ALIGNMENT = 2**24
 # Of a source that is not in memory, so much is read at first, and four times what was not enough.
 WINDOW = 256 * 1024
@@ -92,8 +94,9 @@ def _contents(cursor: Cursor) -> Contents:
     head = cursor.take(8)
     cursor.order = _order(cursor.raw[head : head + 8], cursor.name)
     tensors, keys = cursor.numbers("QQ")
-    for count, what in ((tensors, "tensors"), (keys, "keys")):
-        if count > (most := cursor.limits.tensors):
+    limit = cursor.limits.tensors
+    for count, what, most in ((tensors, "tensors", limit), (keys, "keys", min(limit, MAX_KEYS))):
+        if count > most:
             raise Malformed(cursor.name, f"{count} {what}, more than {most}")
     found = metadata(cursor, keys)
     alignment = found.get(ALIGNMENT, USUAL_ALIGNMENT)
