@@ -18,10 +18,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from bake.checkpoint.dequant.plain import each
 from bake.checkpoint.dequant.stored import stored
 from blob.codecs.kernel import kernel
-from blob.rows import PIECE
+from blob.rows import PIECE, each
 
 WORD_BITS = 32
 # Rows are taken by so many: that fills words whatever the bits, where rows are what is packed.
@@ -35,7 +34,7 @@ def each_rows(work: Callable[[slice], None], shape: tuple[int, int], threads: in
     """``work`` on slices of rows that begin at multiples of 32, on so many threads."""
     rows, cols = shape
     many = PIECE // max(1, cols) // ROWS_AT_ONCE
-    each(work, rows, threads, ROWS_AT_ONCE * max(1, many))
+    each(work, (rows, 1), threads, ROWS_AT_ONCE * max(1, many))
 
 
 def multiply(  # noqa: PLR0913 - what the kernels take

@@ -6,8 +6,6 @@ table of 256 numbers (OCP 8-bit Floating Point Specification 1.0; E4M3 is the va
 infinities that every checkpoint has, ``e4m3fn``).
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from blob.codecs.bfloat16 import widened
 from blob.codecs.float16 import from_half
 from blob.codecs.kernel import kernel
 from blob.numpy_types import NUMPY
-from blob.rows import PIECE
+from blob.rows import each
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0")
 
@@ -40,7 +38,7 @@ def cast(array: NDArray[Any], dtype: str, out: NDArray[Any], threads: int = 1) -
     def some(piece: slice) -> None:
         _cast_piece(flat[piece], dtype, target[piece])
 
-    each(some, flat.size, threads)
+    each(some, (flat.size, 1), threads)
 
 
 def check(array: NDArray[Any], dtype: str, out: NDArray[Any]) -> None:
@@ -62,18 +60,6 @@ def check_out(out: NDArray[Any]) -> None:
     """:raises ValueError: ``out`` is not contiguous float32 or uint16."""
     if out.dtype not in (np.float32, np.uint16) or not out.flags.c_contiguous:
         raise ValueError(f"out must be contiguous float32 or uint16, got {out.dtype}")
-
-
-def each(work: Callable[[slice], None], count: int, threads: int, step: int = PIECE) -> None:
-    """``work`` on slices of at most ``step`` of ``count``, on so many threads."""
-    todo = [slice(begin, min(begin + step, count)) for begin in range(0, count, step)]
-    if threads <= 1 or len(todo) <= 1:
-        for piece in todo:
-            work(piece)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        # list() lets an exception of a thread out.
-        list(pool.map(work, todo))
 
 
 def _cast_piece(piece: NDArray[Any], dtype: str, out: NDArray[Any]) -> None:

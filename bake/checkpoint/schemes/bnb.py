@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from bake.checkpoint.contents import Tensor
 from bake.checkpoint.dequant import groups
-from bake.checkpoint.dequant.plain import aligned, each
+from bake.checkpoint.dequant.plain import aligned
 from bake.checkpoint.limits import DEFAULT
 from bake.checkpoint.output import Output
 from bake.checkpoint.schemes import parts
 from bake.checkpoint.schemes.parts import Checkpoint
 from bake.errors import Malformed, Unsupported
-from blob.rows import PIECE
+from blob.rows import PIECE, each
 
 STATE = ".quant_state.bitsandbytes__"
 # bitsandbytes 0.50.2 (MIT), functional.get_4bit_type: quantiles of a normal distribution.
@@ -82,7 +82,7 @@ class Layer:
             groups.split_pairs(pairs[begin // 2 : (end + 1) // 2], codes)
             scaled(codes, table, self.scales(inputs, blocks), size, flat[begin:end])
 
-        each(some, parts.groups_of(self.count, size), threads, max(1, PIECE // size))
+        each(some, (parts.groups_of(self.count, size), 1), threads, max(1, PIECE // size))
 
     def scales(self, inputs: Sequence[NDArray[Any]], blocks: slice) -> NDArray[np.float32]:
         """Of some blocks; a new array."""
