@@ -28,6 +28,8 @@ WHOLE = range(-(2**63), 2**64)
 ALONE = "tensor"
 # Named values for each tensor that may be: a second is less than a million of them.
 STEPS = 4
+# A mapping or list within another takes as long as some values more.
+PLACE = 4
 INNER = frozenset({View, Pairs, list, tuple})
 
 
@@ -99,10 +101,13 @@ class _Walk:
             prefix, items = places[-1]
             for key, value in items:
                 self.steps -= 1
+                if self.steps < 0:
+                    break
                 name = self._name(prefix, key)
                 if type(value) is View:
                     self._tensor(name, value, taken)
                 elif self._inner(value):
+                    self.steps -= PLACE
                     places.append((f"{name}.", _items(value)))
                     break
                 else:
