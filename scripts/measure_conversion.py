@@ -3,14 +3,15 @@
 Log-probabilities of every next token after each prompt, against llama.cpp on the same weights,
 dequantized by gguf-py and kept in F32. Compared are our folder in F32 and in BF16 (by transformers,
 computing in float32), and, to know what is little, llama.cpp on the blocks themselves. With
-``--served`` vLLM serves the BF16 folder by our gateway: its twenty likeliest tokens are compared,
-with those weights computed in float32 too. Texts in many scripts, emoji and code are tokenized by
-our folder and by llama.cpp.
+``--served`` vLLM serves both by our gateway, in the dtype of each: its twenty likeliest tokens are
+compared, and in BF16 with those weights computed in float32 too. Texts in many scripts, emoji and
+code are tokenized by our folder and by llama.cpp.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,8 @@ SHORTEST, LONGEST = 4, 160
 PIECE = 400
 BASIS = "llama.cpp, F32 by gguf-py"
 ROUNDED = "ours BF16, transformers"
-SERVED = "ours BF16, served by vLLM"
+SERVED = "ours {}, served by vLLM"
+DTYPES = {"F32": "float32", "BF16": "bfloat16"}
 # What an OpenAI client may ask for.
 LIKELIEST = 20
 MODEL = "smollm2-135m"
@@ -151,7 +153,8 @@ def measured(parsed: argparse.Namespace, folder: Path) -> Record:
         rounded = {**job, "like_ggml": True}
         found["ours F32, GELU as ggml's"] = told("transformers", folder / "F32", rounded, folder)
     if parsed.served:
-        found[SERVED] = told_by_vllm(folder / "BF16", job, folder)
+        for dtype in DTYPES:
+            found[SERVED.format(dtype)] = told_by_vllm(dtype, job, folder)
     summary, samples = compared(found, job["texts"])
     if parsed.vocabularies:
         summary["vocabularies"] = vocabularies(parsed.vocabularies)
@@ -211,22 +214,32 @@ def told(peer: str, path: Path, job: Mapping[str, Any], folder: Path) -> dict[st
         return {"logprobs": summed(found["logprobs"].astype(np.float64)), "ids": ids}
 
 
-def told_by_vllm(model: Path, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def told_by_vllm(dtype: str, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """What our gateway answers: the likeliest tokens' log-probabilities, NaN for all others.
 
     :raises NotMeasured: it was never ready.
     """
-    settings = {"VARIANT": "baseline", "TARGET": "cpu", "MODEL": str(model)}
+    settings = {"VARIANT": "computed", "TARGET": "cpu", "MODEL": str(folder / dtype)}
+    settings["PREHEAT_EXPERIMENTS"] = str(experiments_of(folder / f"experiments-{dtype}", dtype))
     settings |= {"PREHEAT_CACHE_ROOT": str(folder / "engine"), "PREHEAT_CACHE_POLICY": "off"}
     found = np.full((len(job["prompts"]), job["tokens"]), np.nan)
     try:
-        with served(settings, folder / "served") as running:
+        with served(settings, folder / f"served-{dtype}") as running:
             for at, prompt in enumerate(job["prompts"]):
-                for token, logprob in likeliest(running, model.name, prompt).items():
+                for token, logprob in likeliest(running, dtype, prompt).items():
                     found[at, token] = logprob
     except NotServed as error:
         raise NotMeasured(f"vLLM: {error}") from error
     return {"logprobs": found, "ids": []}
+
+
+def experiments_of(folder: Path, dtype: str) -> Path:
+    """The targets there are, and one variant: ``computed``, in ``dtype`` and nothing else on."""
+    shutil.copytree(REPOSITORY / "experiments" / "targets", folder / "targets")
+    (folder / "models").mkdir()
+    (folder / "computed").mkdir()
+    (folder / "computed" / "config.env").write_text(f"SUMMARY=measured\nDTYPE={DTYPES[dtype]}\n")
+    return folder
 
 
 def likeliest(running: Served, model: str, prompt: list[int]) -> dict[int, float]:
@@ -280,10 +293,10 @@ def compared(
     ]
     ours = found["ours F32, transformers"]["ids"]
     differing = [text for text, a, b in zip(read, ours, basis["ids"], strict=True) if a != b]
-    if SERVED in found:
+    if (rounded := SERVED.format("BF16")) in found:
         # The same weights, and only the arithmetic another.
-        same = f"{SERVED}, against {ROUNDED}"
-        pairs = zip(found[SERVED]["logprobs"], found[ROUNDED]["logprobs"], strict=True)
+        same = f"{rounded}, against {ROUNDED}"
+        pairs = zip(found[rounded]["logprobs"], found[ROUNDED]["logprobs"], strict=True)
         samples += [{"peer": same, "prompt": at, **figures(*pair)} for at, pair in enumerate(pairs)]
     peers: dict[str, list[dict[str, Any]]] = {}
     for one in samples:
@@ -303,21 +316,23 @@ def figures(ours: NDArray[np.float64], basis: NDArray[np.float64]) -> dict[str, 
 
     What was not told (NaN) is not compared.
     """
-    apart = np.abs(ours - basis)
+    apart, told = np.abs(ours - basis), bool(np.isfinite(ours).all())
     return {
         "most": float(np.nanmax(apart)),
         "most_of_likely": float(np.nanmax(apart[basis > np.log(1e-3)])),
-        "divergence": float(np.nansum(np.exp(basis) * (basis - ours))),
+        # Of all tokens or none: a part of it means nothing.
+        "divergence": float((np.exp(basis) * (basis - ours)).sum()) if told else None,
         "same_first": bool(np.nanargmax(ours) == basis.argmax()),
     }
 
 
 def over(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The worst of all prompts."""
+    divergences = [one["divergence"] for one in samples]
     return {
         "most": max(one["most"] for one in samples),
         "most_of_likely": max(one["most_of_likely"] for one in samples),
-        "most_divergence": max(one["divergence"] for one in samples),
+        "most_divergence": None if None in divergences else max(divergences),
         "same_first": sum(one["same_first"] for one in samples),
         "prompts": len(samples),
     }
@@ -331,7 +346,8 @@ def show(summary: Mapping[str, Any]) -> None:
     for peer, one in summary["peers"].items():
         numbers = (one["most"], one["most_of_likely"], one["most_divergence"])
         same = f"{one['same_first']}/{one['prompts']}"
-        table.add_row(peer, *(f"{number:.2e}" for number in numbers), same)
+        shown = ("–" if number is None else f"{number:.2e}" for number in numbers)
+        table.add_row(peer, *shown, same)
     console = Console()
     console.print(table)
     texts, others = summary["texts"], summary["texts_tokenized_otherwise"]
