@@ -127,7 +127,7 @@ bench-blob: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval $(STAMP)-zipnn ## cod
 bench-checkpoint: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval ## inspection, dequantizing, conversion, logits: 6 GB of disk, 20 minutes
 	$(BIN)/python -m scripts.measure_inspect
 	$(BIN)/python -m scripts.measure_dequant
-	$(BIN)/python -m scripts.measure_convert
+	$(BIN)/python -m scripts.measure_conversion_cost
 	$(BIN)/python -m scripts.measure_conversion --served
 
 .PHONY: fuzz

@@ -35,23 +35,23 @@ BLOCK, BLOCK_BYTES = 256, 144
 BUDGET = 500 * 10**6
 OTHERS, TRIES = 0.03, 10
 EXAMPLES = """examples:
-  python -m scripts.measure_convert
-  python -m scripts.measure_convert --layers 8 --rounds 5 --folder /mnt/disk
-  python -m scripts.measure_convert --layers 1 --rounds 1 --no-record
+  python -m scripts.measure_conversion_cost
+  python -m scripts.measure_conversion_cost --layers 8 --rounds 5 --folder /mnt/disk
+  python -m scripts.measure_conversion_cost --layers 1 --rounds 1 --no-record
 """
-# gguf-py's own arithmetic, and BF16 by its own rounding.
+# gguf-py's own arithmetic, and BF16 by its own rounding; written as its bits, since NumPy has no
+# such type.
 PLAIN = """
-import sys, numpy, safetensors
+import sys
+from safetensors.numpy import save_file
 from gguf import GGUFReader
-from gguf.quants import dequantize, quantize
 from gguf import GGMLQuantizationType as Type
+from gguf.quants import dequantize, quantize
 made = {}
 for tensor in GGUFReader(sys.argv[1]).tensors:
     numbers = dequantize(tensor.data, tensor.tensor_type)
-    rounded = quantize(numbers, Type.BF16)
-    shape = [int(n) for n in reversed(tensor.shape)]
-    made[tensor.name] = {"dtype": "bfloat16", "shape": shape, "data": rounded.tobytes()}
-safetensors.serialize_file(made, sys.argv[2] + "/model.safetensors", None)
+    made[tensor.name] = quantize(numbers, Type.BF16)
+save_file(made, sys.argv[2] + "/model.safetensors")
 """
 # Zeros of memory, in pieces: no reading, no arithmetic.
 FLOOR = """
@@ -83,9 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"not measured: {error}", file=sys.stderr)
             return 1
     record = Record(
-        kind="convert",
+        kind="conversion-cost",
         made=made,
-        command=["python", "-m", "scripts.measure_convert", *sys.argv[1:]],
+        command=["python", "-m", "scripts.measure_conversion_cost", *sys.argv[1:]],
         machine=machine,
         variant={"versions": versions()},
         parameters={**about, "rounds": parsed.rounds},
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
-        prog="python -m scripts.measure_convert",
+        prog="python -m scripts.measure_conversion_cost",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -129,9 +129,10 @@ def write_model(path: Path, layers: int) -> dict[str, Any]:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")
-    # Printable stand-ins of bytes would do; nobody reads a text with this model.
-    writer.add_token_list([chr(0x4E00 + number) for number in range(TOKENS)])
-    writer.add_token_types([4] * TOKENS)
+    # A merge is wanted; nobody reads a text with this model.
+    words = ["a", "b", "ab"]
+    writer.add_token_list([*words, *(chr(0x4E00 + at) for at in range(TOKENS - len(words)))])
+    writer.add_token_types([1] * len(words) + [4] * (TOKENS - len(words)))
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
