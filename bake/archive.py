@@ -5,7 +5,7 @@
 
 The writer is tarfile's PAX form with all that varies fixed. The reader takes what the writer makes
 and nothing else: plain files, in order, each name once. It never holds more than a few megabytes,
-writes only below ``R.part``, and a root gets its name when all of it was checked. Knows no
+writes only below ``.R.preheat.part``, and a root gets its name when all of it was checked. Knows no
 manifest: ``bake.shipping`` compares one with what arrived.
 """
 

@@ -1,7 +1,7 @@
 """From settings to bakes: which variants, one after the other, and what stops them cleanly.
 
 A SIGTERM ends a bake as Ctrl-C does: the engine is stopped, temporary copies are removed, and what
-was made so far stays in ``R.part``, which nobody uses and the next bake removes.
+was made so far stays in ``.R.preheat.part``, which nobody uses and the next bake removes.
 """
 
 import signal

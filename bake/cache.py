@@ -1,7 +1,7 @@
 """Bakes the compile cache of a variant, and proves that a fresh process hits it.
 
     start ─► warm ─► stop ─► collect ─► seal ─► copy ─► start ─► warm ─► stop ─► publish
-    └───── in R.part, compiling ─────┘         └── on a read-only copy elsewhere ──┘
+    └───── in the work folder ───────┘         └── on a read-only copy elsewhere ──┘
 
 The second engine runs with ``VLLM_FORCE_AOT_LOAD=1``, in an empty temporary folder, on a copy at
 another path. It must load what the first one compiled, compile nothing (what vLLM's log and the

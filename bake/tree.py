@@ -1,17 +1,21 @@
 """The folder of a baked root while it is made: one maker at a time, beside the root, then whole.
 
-    R.lock      flock of the maker; stays, as its removal would let two in
-    R.part      what is being made: never used by anyone, removed by the next maker
-    R.old       the root that is being replaced, for as long as two renames take
-    R           what serves
+    .R.preheat.lock     flock of the maker; stays, as its removal would let two in
+    .R.preheat.part     what is being made: never used by anyone, removed by the next maker
+    .R.preheat.old      the root that is being replaced, for as long as two renames take
+    R                   what serves
 
+Names that nobody else gives: ``R.old`` is somebody's backup, and ``Cargo.lock`` no lock of ours.
 Knows no contents.
 """
 
 import contextlib
 import fcntl
+import io
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,13 +23,17 @@ from bake.errors import BakeError, Busy
 from blob.files import sync
 
 SUFFIXES = (".lock", ".part", ".old")
+# All that a maker ever writes into a lock.
+HOLDER = re.compile(r"([0-9]{1,20}\n)?")
+AWAY = "move it away first"
+LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 SEALED_FILE = 0o444
 SEALED_FOLDER = 0o555
 
 
 def beside(root: Path, suffix: str) -> Path:
-    """``R.part`` and the like."""
-    return root.with_name(root.name + suffix)
+    """``.R.preheat.part`` and the like."""
+    return root.with_name(f".{root.name}.preheat{suffix}")
 
 
 @contextlib.contextmanager
@@ -38,16 +46,24 @@ def locked(root: Path) -> Iterator[None]:
     path = beside(root, ".lock")
     _check_beside(root, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    with os.fdopen(descriptor, "r+") as file:
+    with open(path, "r+b", 0, opener=lambda name, _: os.open(name, LOCK_FLAGS, 0o644)) as file:
+        holder = _holder(path, file)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Busy(root, file.read(20).strip() or "unknown") from error
+            raise Busy(root, holder or "unknown") from error
         file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        os.pwrite(file.fileno(), f"{os.getpid()}\n".encode(), 0)
         yield
+
+
+def _holder(path: Path, file: io.FileIO) -> str:
+    """Who holds, or last held, the lock: nothing is written to a file that says anything else."""
+    plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    said = file.read(32).decode("latin-1") if plain else "?"
+    if not HOLDER.fullmatch(said):
+        raise BakeError(f"{path}: is no lock of ours, and stands where one goes", AWAY)
+    return said.strip()
 
 
 def _check_beside(root: Path, lock: Path) -> None:
@@ -55,7 +71,13 @@ def _check_beside(root: Path, lock: Path) -> None:
     others = [] if lock.exists() else [beside(root, ".part"), beside(root, ".old")]
     for other in others:
         if other.exists() or other.is_symlink():
-            raise BakeError(f"{other}: exists, and nothing of ours made it", "move it away first")
+            raise BakeError(f"{other}: exists, and nothing of ours made it", AWAY)
+
+
+def is_in_work_of(path: Path, root: Path) -> bool:
+    """Whether ``path`` is, or lies in, what a maker of ``root`` removes or writes to."""
+    near = [beside(root, suffix).resolve() for suffix in SUFFIXES]
+    return any(one in (path.resolve(), *path.resolve().parents) for one in near)
 
 
 def recover(root: Path, *, keep_part: bool = False) -> list[str]:
@@ -88,7 +110,7 @@ def seal(root: Path) -> None:
 
 
 def put_in_place(root: Path) -> None:
-    """Under the lock: ``R.part`` becomes ``R``. What was ``R`` is moved aside, then removed."""
+    """Under the lock: what was made becomes ``R``. What was ``R`` is moved aside, then removed."""
     part, old = beside(root, ".part"), beside(root, ".old")
     if root.exists():
         root.rename(old)

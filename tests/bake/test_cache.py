@@ -163,7 +163,7 @@ def test_a_bake_that_is_not_proven_fails_and_names_why(bake, tmp_path, fault):
     for words in FAULTS[fault]:
         assert words in str(caught.value)
     assert not root_in(tmp_path).exists()
-    assert beside(tmp_path) == ["fake.part"]
+    assert beside(tmp_path) == [".fake.preheat.part"]
 
 
 def test_what_a_failed_bake_left_is_removed_by_the_next(bake, tmp_path, capsys):
@@ -171,7 +171,10 @@ def test_what_a_failed_bake_left_is_removed_by_the_next(bake, tmp_path, capsys):
         bake("--fault", "refused")
     root = bake()
     assert isinstance(baked.inspect(root, {}), baked.Sound)
-    assert f"removed {root}.part: making it was interrupted" in capsys.readouterr().err
+    assert (
+        f"removed {tree.beside(root, '.part')}: making it was interrupted"
+        in capsys.readouterr().err
+    )
     assert beside(tmp_path) == ["fake", "fake.report.json"]
 
 
@@ -306,7 +309,7 @@ def test_a_bake_that_is_interrupted_leaves_no_root_and_no_process(tmp_path, phas
     assert status == {signal.SIGTERM: 143, signal.SIGINT: 130}.get(number, -number), running.said
     assert_gone(below)
     assert not root_in(tmp_path).exists()
-    assert beside(tmp_path) in ([], ["fake.part"])
+    assert beside(tmp_path) in ([], [".fake.preheat.part"])
     assert "Traceback" not in running.said
     if number is signal.SIGKILL:
         # Nobody was left to do it.

@@ -16,7 +16,7 @@ import pytest
 
 from bake import __main__ as command_line
 from bake import fetch as module
-from bake import fetching
+from bake import fetching, tree
 from bake.errors import BakeError
 from serve.cli import run_verb
 from serve.errors import ConfigError
@@ -149,11 +149,11 @@ def test_a_disk_that_fills_up_is_told_and_the_next_fetch_goes_on(real, index, mo
 
 
 def test_what_was_taken_out_is_not_believed_because_it_is_there(real, index):
-    work = real.path.with_name("real.fetch")
+    work = tree.beside(real.path, ".fetch")
     work.mkdir(parents=True)
     (work / "model.gguf").write_bytes(RAW[:-1])
     # As the last one's lock says that it is ours.
-    work.with_name("real.fetch.lock").touch()
+    tree.beside(work, ".lock").touch()
     assert fetched(real, environ(index)).new
 
 

@@ -213,11 +213,11 @@ def test_a_link_where_a_root_should_go_is_not_followed(
     outside.mkdir()
     (outside / "precious").write_bytes(b"x")
     (there / NAME).parent.mkdir(parents=True)
-    (there / f"{NAME}.part").symlink_to(outside)
+    tree.beside(there / NAME, ".part").symlink_to(outside)
     with pytest.raises(BakeError, match="exists, and nothing of ours made it"):
         receive(packed(here), there, Terms())
     # Where a maker has been before, what it left is removed; a link is not.
-    (there / f"{NAME}.lock").touch()
+    tree.beside(there / NAME, ".lock").touch()
     with pytest.raises(BakeError, match="is a link: not removed"):
         receive(packed(here), there, Terms())
     assert content(outside) == {"precious": b"x"}
@@ -240,7 +240,7 @@ def test_a_root_that_another_process_makes_is_left_to_it_and_its_number_is_told(
             receive(file, there, Terms())
         other.kill()
     # The kernel let go; the file that is left says nothing.
-    assert (there / f"{NAME}.lock").exists()
+    assert tree.beside(there / NAME, ".lock").exists()
     assert receive(file, there, Terms()).roots
 
 

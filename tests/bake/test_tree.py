@@ -44,6 +44,42 @@ def test_a_lock_that_is_a_link_is_not_written_through(root: Path, tmp_path: Path
     assert (tmp_path / "precious").read_text() == "x"
 
 
+@pytest.mark.parametrize("said", [b"precious", b"12", b"1\n2\n", b"12\nmore", b"\xff" * 99])
+def test_a_file_that_is_no_lock_is_not_written_to(root: Path, said: bytes) -> None:
+    lock = tree.beside(root, ".lock")
+    fill(root.parent, {lock.name: said})
+    with pytest.raises(BakeError, match="is no lock of ours"), tree.locked(root):
+        pass
+    assert lock.read_bytes() == said
+
+
+def test_what_takes_the_name_of_a_lock_blocks_nobody(root: Path) -> None:
+    root.parent.mkdir(parents=True)
+    os.mkfifo(tree.beside(root, ".lock"))
+    with pytest.raises(BakeError, match="is no lock of ours"), tree.locked(root):
+        pass
+
+
+def test_the_names_of_others_are_never_a_makers(root: Path) -> None:
+    for end in (".lock", ".part", ".old"):
+        fill(root.parent, {f"{root.name}{end}": b"precious"})
+    for _ in range(2):
+        with tree.locked(root):
+            assert tree.recover(root) == []
+            put(root, ".part", b"new")
+            tree.put_in_place(root)
+    for end in (".lock", ".part", ".old"):
+        assert root.with_name(f"{root.name}{end}").read_bytes() == b"precious"
+
+
+def test_what_lies_in_a_makers_folder_is_known(root: Path) -> None:
+    put(root, ".old", b"x")
+    for path in (tree.beside(root, ".old"), tree.beside(root, ".part") / "a" / "b"):
+        assert tree.is_in_work_of(path, root)
+    for path in (root, root.parent, root.with_name("v.old")):
+        assert not tree.is_in_work_of(path, root)
+
+
 @pytest.mark.parametrize(
     ("stood", "stands", "told"),
     [
@@ -62,7 +98,7 @@ def test_what_a_killed_maker_left_is_undone_and_told(
     for suffix, content in stood.items():
         put(root, suffix, content)
         tree.seal(tree.beside(root, suffix))
-    said = [line.replace(str(root), "") for line in tree.recover(root)]
+    said = [line.replace(f"{root.parent}/.v.preheat", "") for line in tree.recover(root)]
     assert found(root) == stands
     assert len(said) == len(told)
     assert all(words in line for words, line in zip(told, said, strict=True))

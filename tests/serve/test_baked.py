@@ -131,7 +131,7 @@ def test_in_the_image_which_cannot_bake_it_says_so_and_which_variants_are_in_it(
     settings: Settings, root: Path
 ) -> None:
     require = with_policy(settings, "require").model_copy(update={"variant": "seq8"})
-    for name in ("seq8-best.part", "seq8-best.old"):
+    for name in (".seq8-best.preheat.part", ".seq8-best.preheat.old"):
         fill(root.with_name(name), {manifest.NAME: b"{}"})
     (root.parent / "empty").mkdir()
     (root.parent / "seq8.report.json").touch()

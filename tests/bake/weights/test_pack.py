@@ -186,7 +186,7 @@ def test_a_blob_that_stands_there_is_replaced_only_by_force(checkpoint, tmp_path
     assert beside(tmp_path) == ["blob"]
 
 
-@pytest.mark.parametrize("name", ["blob", "blob.part", "blob.old"])
+@pytest.mark.parametrize("name", ["blob", ".blob.preheat.part", ".blob.preheat.old"])
 @pytest.mark.parametrize("force", [False, True])
 def test_what_is_somebody_elses_is_never_removed(checkpoint, tmp_path, name, force):
     (tmp_path / name).mkdir()
@@ -205,10 +205,12 @@ def test_a_link_where_a_blob_should_go_is_not_followed(checkpoint, tmp_path):
     assert content(tmp_path / "real") == before
 
 
-@pytest.mark.parametrize("store", ["blob", "blob/store", ".", "blob.part", "blob.old"])
+@pytest.mark.parametrize(
+    "store", ["blob", "blob/store", ".", ".blob.preheat.part", ".blob.preheat.old"]
+)
 def test_a_blob_is_made_neither_in_a_store_nor_around_it(checkpoint, tmp_path, store):
     Store(tmp_path / store).put(b"abc")
-    (tmp_path / "blob.lock").touch()
+    (tmp_path / ".blob.preheat.lock").touch()
     before = content(tmp_path)
     with pytest.raises(BakeError, match="blob: is not apart from the store"):
         packed(checkpoint, tmp_path / "blob", store=tmp_path / store, force=True)

@@ -151,13 +151,20 @@ def test_what_is_somebody_elses_is_never_replaced(here, there, tmp_path, force):
 
 
 @pytest.mark.parametrize(
-    "at", ["tiny-int5", "tiny-int5/store", ".", "tiny-int5.part", "tiny-int5.old"]
+    "at",
+    [
+        "tiny-int5",
+        "tiny-int5/store",
+        ".",
+        ".tiny-int5.preheat.part",
+        ".tiny-int5.preheat.old",
+    ],
 )
 def test_a_blob_goes_neither_into_a_store_nor_around_it_nor_in_its_place(here, there, tmp_path, at):
     """Nor where the maker of a blob clears things away, when one worked there before."""
     file, store = shipped(here, tmp_path), Store(there / at)
     store.put(b"abc")
-    (there / "tiny-int5.lock").touch()
+    (there / ".tiny-int5.preheat.lock").touch()
     before = content(there)
     with pytest.raises(BakeError, match="tiny-int5: is not apart from the store"):
         receive(file, there, store, FORCE)
