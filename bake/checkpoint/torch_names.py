@@ -88,22 +88,46 @@ def _mapping(items: Any = ()) -> Pairs:
     return made
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_ignored: Any) -> View:
-    """``_rebuild_tensor`` and ``_v2``: whether it wants a gradient, and hooks, are ignored."""
+def _bare(storage: Any, offset: Any, shape: Any, strides: Any) -> View:
+    """``_rebuild_tensor``: torch before 0.4."""
     return View(storage, offset, shape, strides)
 
 
-def _typed(
+def _tensor(  # noqa: PLR0913 - as torch calls it
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    _gradient: Any = None,
+    _hooks: Any = None,
+    metadata: Any = None,
+) -> View:
+    """``_rebuild_tensor_v2``: whether it wants a gradient, and hooks, are ignored."""
+    _check_metadata(metadata)
+    return View(storage, offset, shape, strides)
+
+
+def _check_metadata(metadata: Any) -> None:
+    """``{"neg": True}`` or ``{"conj": True}``: the elements stored are not those of the tensor."""
+    if metadata is not None and not (type(metadata) is Pairs and not metadata):
+        keys = metadata[::2] if type(metadata) is Pairs else []
+        told = ", ".join(ascii(key[:NAME])[1:-1] for key in keys[:ARGUMENTS] if type(key) is str)
+        raise Unknown(f"a view that is not as it is stored ({told or 'metadata'})")
+
+
+def _typed(  # noqa: PLR0913 - as torch calls it
     storage: Any, offset: Any, shape: Any, strides: Any, _gradient: Any, _hooks: Any, kind: Any,
-    *_ignored: Any,
+    metadata: Any = None,
 ) -> View:  # fmt: skip
     """``_rebuild_tensor_v3``: the storage is bytes, and the type stands beside."""
     if type(kind) is not Kind:
         raise Unknown("a tensor of an unknown type")
+    _check_metadata(metadata)
     return View(storage, offset, shape, strides, kind)
 
 
-def _parameter(data: Any, *_ignored: Any) -> Any:
+def _parameter(data: Any, _gradient: Any = None, _hooks: Any = None, _state: Any = None) -> Any:
+    """Its state holds attributes that somebody set, and no numbers of the tensor."""
     return data
 
 
@@ -173,7 +197,7 @@ BYTES = Kind("U8", 1, untyped=True)
 def _table() -> dict[tuple[str, str], Name | Kind]:
     reduced: dict[tuple[str, str], Callable[..., Any] | None] = {
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-        ("torch._utils", "_rebuild_tensor"): _tensor,
+        ("torch._utils", "_rebuild_tensor"): _bare,
         ("torch._utils", "_rebuild_tensor_v3"): _typed,
         ("torch._utils", "_rebuild_parameter"): _parameter,
         ("torch._utils", "_rebuild_parameter_with_state"): _parameter,

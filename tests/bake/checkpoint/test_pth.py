@@ -443,6 +443,39 @@ def test_optimizers_and_attributes_are_read(tmp_path):
     assert contents.metadata["device"] == "cpu"
 
 
+NEGATED = text("neg") + b"\x88"
+
+
+def rebuilt(version, metadata):
+    """A tensor with everything that torch can say of it."""
+    kind = b"ctorch\nfloat32\n" if version == "_v3" else b""
+    parts = storage() + whole(0) + lengths(24) + lengths(1) + b"\x89N" + kind
+    return f"ctorch._utils\n_rebuild_tensor{version}\n".encode() + b"(" + parts + metadata + b"tR"
+
+
+@pytest.mark.parametrize("version", ["_v2", "_v3"])
+def test_a_view_that_is_not_as_it_is_stored_is_refused(version):
+    for metadata in (b"}(" + NEGATED + b"u", b"}" + NEGATED + b"s", b"K\x01", b"](NNe", b"\x88"):
+        with pytest.raises(Unsupported, match="not as it is stored"):
+            parse(archive(mapping("w", rebuilt(version, metadata))))
+    for metadata in (b"", b"N", b"}"):
+        assert len(parse(archive(mapping("w", rebuilt(version, metadata)))).tensors) == 1
+    with pytest.raises(Malformed, match="takes other arguments"):
+        parse(archive(mapping("w", rebuilt(version, b"NN"))))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("archived", [True, False])
+def test_torchs_negative_views_are_refused_by_name(tmp_path, archived):
+    import torch
+
+    path = tmp_path / "a.pth"
+    for value in (torch._neg_view(torch.ones(3)), torch.ones(3, dtype=torch.complex64).conj()):
+        torch.save({"w": value}, path, _use_new_zipfile_serialization=archived)
+        with pytest.raises(Unsupported, match=r"not as it is stored \((neg|conj)\)"):
+            parse(Bytes(path.read_bytes()))
+
+
 @pytest.mark.torch
 def test_what_torch_has_and_we_have_not_is_told_by_name(tmp_path):
     import torch
