@@ -140,7 +140,24 @@ def test_a_tokenizer_with_more_tokens_than_rows_is_a_fault(tiny):
     assert "the highest id is 1000000" in detail(report, "tokenizer")
 
 
-@pytest.mark.parametrize("raw", [b"", b"{}", b"[1]", b'{"model": {"vocab": {"a": "b"}}}', b"\xff"])
+NO_TOKENIZERS = [
+    b"",
+    b"{}",
+    b"[1]",
+    b'{"model": []}',
+    b'{"model": {"vocab": {"a": "b"}}}',
+    b'{"model": {"vocab": {"a": [1]}}}',
+    b'{"model": {"vocab": {"a": true}}}',
+    b'{"model": {"vocab": {"a": -1}}}',
+    b'{"model": {"vocab": {"a": 1' + b"0" * 5000 + b"}}}",
+    b'{"model": {"vocab": {}, "merges": 1}}',
+    b'{"model": {"vocab": {}}, "added_tokens": [{"id": "1"}]}',
+    b'{"model": {"vocab": {}}, "x": ' + b"[" * 100_000,
+    b"\xff",
+]
+
+
+@pytest.mark.parametrize("raw", NO_TOKENIZERS, ids=lambda raw: raw[:50])
 def test_a_tokenizer_that_is_none_is_a_fault(tiny, raw):
     (tiny / "tokenizer.json").write_bytes(raw)
     assert failed(verify(tiny)) == ["tokenizer"]
