@@ -7,12 +7,23 @@ import sys
 
 from blob.errors import Stop
 
+# Letters of an error: no message of ours comes near, and what a file put into one may.
+MOST = 20_000
+
 
 def positive(text: str) -> int:
     """A number of bytes of a command line, above 0."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes above 0")
     return int(text)
+
+
+def spoken(text: str) -> str:
+    """``text`` for a terminal. Names in it are anybody's: what would command a terminal stands as
+    an escape, and only ends of lines are left, which hints are told by.
+    """
+    told = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text[:MOST])
+    return "".join(told) + ("…" if len(text) > MOST else "")
 
 
 def run_verb(parsed: argparse.Namespace) -> int:
@@ -22,7 +33,7 @@ def run_verb(parsed: argparse.Namespace) -> int:
         # Here and not at exit, where nobody could catch it any more.
         sys.stdout.flush()
     except Stop as error:
-        print(f"preheat: {error}", file=sys.stderr)
+        print(f"preheat: {spoken(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

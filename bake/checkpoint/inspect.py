@@ -65,11 +65,16 @@ def inspect(path: str | Path, limits: ParseLimits = DEFAULT) -> Inspected:
     :raises Unsupported: a format, or something in it, that is not known.
     :raises BakeError: nothing is there, or shards are missing.
     """
-    if str(path).startswith(ADDRESS):
+    if is_address(str(path)):
         from bake.checkpoint.remote import Ranges
 
         return inspect_source(Ranges(str(path), limits), limits)
     return _local(Path(path), limits)
+
+
+def is_address(path: str) -> bool:
+    """Whether it is a web server's; how its scheme is written does not matter (RFC 3986, 3.1)."""
+    return path[:8].lower().startswith(ADDRESS)
 
 
 def inspect_source(source: Source, limits: ParseLimits = DEFAULT) -> Inspected:

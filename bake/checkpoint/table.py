@@ -1,5 +1,6 @@
 """What was found, as a person reads it on a terminal."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 WIDTH = 100
+# Letters of a path, which no system allows more of.
+PATH = 4096
 SIGNS = {"ok": "ok", "failed": "FAILED", "skipped": "–"}
 
 
@@ -28,7 +31,7 @@ def size(count: float) -> str:
 
 def inspected(found: Inspected, *, tensors: bool) -> Iterator[str]:
     """Lines for ``preheat bake inspect``; everything of a file's own is made printable."""
-    yield f"{found.path}: {found.format}, {len(found.files)} file(s), {size(found.bytes)}"
+    yield f"{printable(found.path, PATH)}: {found.format}, {len(found.files)} file(s), {size(found.bytes)}"
     yield f"  family        {printable(found.family)}"
     yield f"  quantization  {printable(found.quantization or 'none')}"
     if found.tokenizer:
@@ -49,13 +52,15 @@ def inspected(found: Inspected, *, tensors: bool) -> Iterator[str]:
 
 def verified(report: "Report") -> Iterator[str]:
     """Lines for ``preheat bake verify-checkpoint``."""
-    yield f"{report.path}: {'sound' if report.sound else 'NOT sound'}"
+    yield f"{printable(report.path, PATH)}: {'sound' if report.sound else 'NOT sound'}"
     for check in report.checks:
         yield f"  {check.name:11} {SIGNS[check.outcome]:7} {printable(check.detail, 600)}"
 
 
 def as_json(found: Inspected, *, tensors: bool) -> dict[str, Any]:
-    """The same for programs."""
+    """The same for programs: JSON, which has no word for NaN and the infinities. They stand as
+    texts: "nan", "inf", "-inf".
+    """
     import msgspec
 
     told: dict[str, Any] = msgspec.to_builtins(
@@ -83,10 +88,16 @@ def as_json(found: Inspected, *, tensors: bool) -> dict[str, Any]:
 
 
 def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: {"kind": value.kind, "count": value.count} if isinstance(value, Listed) else value
-        for key, value in metadata.items()
-    }
+    return {key: _spoken(value) for key, value in metadata.items()}
+
+
+def _spoken(value: Any) -> Any:
+    if isinstance(value, Listed):
+        return {"kind": value.kind, "count": value.count}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    # No parser gives lists of more than a few, or lists in lists in lists.
+    return [_spoken(one) for one in value] if isinstance(value, list) else value
 
 
 def _tokenizer(told: Tokens) -> str:

@@ -2,13 +2,25 @@
 
 import argparse
 import json
+import re
+import stat
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from bake.errors import BakeError
 from bake.progress import bar
+from blob.files import printable
 from serve.cli import positive
 
+# A path has lost the second slash.
+ADDRESS = re.compile(r"https?:/", re.IGNORECASE)
+KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 Run = Callable[[argparse.Namespace], int]
 # Makes the parser of a verb: its name, what runs it, and a sentence.
 Add = Callable[[str, Run, str], argparse.ArgumentParser]
@@ -30,14 +42,37 @@ def _inspect_options(verb: argparse.ArgumentParser) -> None:
 
 def _inspect(parsed: argparse.Namespace) -> int:
     from bake.checkpoint import table
-    from bake.checkpoint.inspect import inspect
+    from bake.checkpoint.inspect import inspect, is_address
 
-    found = inspect(parsed.path)
+    found = inspect(parsed.path if is_address(parsed.path) else _local(Path(parsed.path)))
     if parsed.json:
-        print(json.dumps(table.as_json(found, tensors=parsed.tensors), indent=2))
+        told = table.as_json(found, tensors=parsed.tensors)
+        print(json.dumps(told, indent=2, allow_nan=False))
         return 0
     print("\n".join(table.inspected(found, tensors=parsed.tensors)))
     return 0
+
+
+def _local(path: Path) -> Path:
+    """``path``, if it may be a checkpoint; whether it is there, its reader says.
+
+    :raises BakeError: it is an address, a pipe or a device.
+    """
+    if ADDRESS.match(str(path)):
+        raise BakeError(
+            f"{path}: is an address: only inspect reads those",
+            "download the file, then give where it lies",
+        )
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return path
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise BakeError(
+            f"{path}: is neither a plain file nor a folder, but {KINDS.get(stat.S_IFMT(mode), '?')}",
+            "give a file of weights or a folder: formats are read by range, not from a stream",
+        )
+    return path
 
 
 def _convert_options(verb: argparse.ArgumentParser) -> None:
@@ -53,8 +88,10 @@ def _convert_options(verb: argparse.ArgumentParser) -> None:
 
 def _convert(parsed: argparse.Namespace) -> int:
     from bake.checkpoint.convert import convert
+    from bake.checkpoint.table import PATH
     from bake.checkpoint.writing import SHARD_BYTES
 
+    _local(parsed.src)
     with bar("converting", quiet=parsed.json) as shown:
         made = convert(
             parsed.src,
@@ -68,12 +105,14 @@ def _convert(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))
         return 0
-    print(f"wrote {made.folder}: {made.tensors} tensors, {made.bytes} bytes, {made.seconds:.1f} s")
+    print(
+        f"wrote {printable(made.folder, PATH)}: {made.tensors} tensors, {made.bytes} bytes, {made.seconds:.1f} s"
+    )
     if made.resumed:
         print(f"{made.resumed} of {made.files} files were done by an earlier run")
     if made.dropped:
         print(f"left out: {len(made.dropped)} tensors that plain weights have no use for")
-    print(f"serve it: make serve MODEL={parsed.dst}")
+    print(f"serve it: make serve MODEL={printable(parsed.dst, PATH)}")
     return 0
 
 
@@ -87,6 +126,7 @@ def _verify(parsed: argparse.Namespace) -> int:
     from bake.checkpoint import table
     from bake.checkpoint.verify import read_digests, verify
 
+    _local(parsed.path)
     digests = read_digests(parsed.digests) if parsed.digests else None
     with bar("reading", quiet=parsed.json) as shown:
         report = verify(parsed.path, full=parsed.full, digests=digests, progress=shown)

@@ -1,8 +1,10 @@
 """What an inspection tells, and that it does not depend on where the bytes are."""
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from bake.__main__ import main
 from bake.checkpoint.inspect import inspect, inspect_source
 from bake.checkpoint.source import Bytes, Seekable, mapped
 from bake.errors import BakeError, Malformed, Unsupported
-from tests.bake.weights.folders import folder_of, model
+from tests.bake.weights.folders import INDEX, folder_of, model
 
 TINY = Path(__file__).parents[3] / "weights" / "tiny"
 HERE = Path(__file__).parent
@@ -131,3 +133,56 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path, capsys
     folder = folder_of(tmp_path, config={"architectures": ["\x1b[2J"], "model_type": "x"})
     assert main(["inspect", str(folder)]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+HOSTILE = "w\x1b[31m\x9b2J\u202e"
+
+
+@pytest.mark.parametrize("verb", ["inspect", "verify-checkpoint"])
+def test_names_of_folders_do_not_reach_the_terminal_as_commands(tmp_path, capsys, verb):
+    folder = folder_of(tmp_path / HOSTILE)
+    assert main([verb, str(folder)]) == 0
+    (folder / "model.safetensors").write_bytes(b"x")
+    main([verb, str(folder)])
+    said = "".join(capsys.readouterr())
+    assert not {"\x1b", "\x9b", "\u202e"} & set(said)
+    assert "w\\x1b[31m" in said
+
+
+def test_an_index_cannot_command_the_terminal_through_an_error(tmp_path, capsys):
+    folder = folder_of(tmp_path, shards=2)
+    path = folder / INDEX
+    told = json.loads(path.read_text())
+    told["weight_map"]["a"] = f"{HOSTILE}.safetensors"
+    path.write_text(json.dumps(told))
+    assert main(["inspect", str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert "\nhint: " in said
+
+
+def test_json_has_no_word_that_is_none(tmp_path, capsys, monkeypatch):
+    metadata = {"a": float("nan"), "b": [1.0, float("-inf")], "c": 2}
+    found = replace(inspect(TINY), metadata=metadata)
+    monkeypatch.setattr("bake.checkpoint.inspect.inspect", lambda _: found)
+    assert main(["inspect", str(TINY), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert told["metadata"] == {"a": "nan", "b": [1.0, "-inf"], "c": 2}
+
+
+@pytest.mark.parametrize("verb", ["inspect", "convert", "verify-checkpoint"])
+def test_pipes_and_devices_are_told_as_such(tmp_path, capsys, verb):
+    os.mkfifo(tmp_path / "pipe")
+    more = [str(tmp_path / "out")] if verb == "convert" else []
+    for path, word in ((tmp_path / "pipe", "a pipe"), ("/dev/null", "a device")):
+        assert main([verb, str(path), *more]) == 1
+        assert f"neither a plain file nor a folder, but {word}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/x", "HTTPS://127.0.0.1:1/x"])
+def test_addresses_are_known_however_they_are_written(tmp_path, capsys, address):
+    assert main(["inspect", address]) == 1
+    assert "download the file" in capsys.readouterr().err
+    for words in (["convert", address, str(tmp_path / "out")], ["verify-checkpoint", address]):
+        assert main(words) == 1
+        assert "only inspect reads those" in capsys.readouterr().err
