@@ -5,14 +5,23 @@ of the same size, and of the same ETag or date, if it says them. Windows of a qu
 read ahead and the latest are kept, as parsers ask for many small ranges that lie together.
 """
 
+import io
 import re
+import socket
 import time
 from collections import deque
-from http.client import HTTPException, HTTPResponse
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import (
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    Request,
+    build_opener,
+)
 
 from bake.checkpoint.limits import DEFAULT, ParseLimits
 from bake.checkpoint.source import check_range
@@ -20,11 +29,14 @@ from bake.errors import BakeError, Malformed
 
 AHEAD = 256 * 1024
 KEPT = 8
-# Seconds without a byte, and for one range in all; a slow server gets the latter for each 8 MiB.
+# Seconds without a byte, and for one range in all, redirects and headers with it; a slow server
+# gets the latter for each 8 MiB.
 SILENCE = 30.0
 RANGE = 60.0
 PART = 8 * 1024**2
 CHUNK = 1024**2
+# Headers, and pages that come with a redirect and are read for nothing.
+BESIDE = 4 * 1024**2
 SCHEMES = ("http", "https")
 CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
 NOTHING = re.compile(r"bytes \*/0", re.ASCII)
@@ -47,7 +59,8 @@ class Ranges:
         self.size = -1
         self._state: tuple[str | None, ...] = ()
         self._windows: deque[tuple[int, memoryview]] = deque(maxlen=KEPT)
-        self._opener = build_opener(_Redirects)
+        self._deadline = _Deadline()
+        self._opener = build_opener(_Redirects, _Plain(self._deadline), _Secure(self._deadline))
         self._windows.append((0, self._fetch(0, AHEAD)))
 
     def read(self, begin: int, end: int) -> memoryview:
@@ -72,6 +85,8 @@ class Ranges:
         """Bytes from ``begin`` to ``end``, or to the file's end."""
         headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
         self.requests += 1
+        self._deadline.most = end - begin + BESIDE
+        self._deadline.until = time.monotonic() + RANGE * (1 + (end - begin) // PART)
         try:
             with self._opener.open(Request(self.url, headers=headers), timeout=SILENCE) as answer:  # noqa: S310
                 return self._taken(answer, begin, end)
@@ -104,21 +119,100 @@ class Ranges:
         return memoryview(self._body(answer, last + 1 - first))
 
     def _body(self, answer: HTTPResponse, size: int) -> bytes:
-        """Exactly ``size`` bytes, soon enough."""
-        until, parts, left = time.monotonic() + RANGE * (1 + size // PART), [], size
+        """Exactly ``size`` bytes."""
+        parts, left = [], size
         while left:
             # One read of the connection: what a server drips comes back between the drops.
             part = answer.read1(min(left, CHUNK))
             if not part:
                 raise self._failed(f"the server ended {left} bytes early")
-            if time.monotonic() > until:
-                raise self._failed("the server is too slow")
             parts.append(part)
             left -= len(part)
         return b"".join(parts)
 
     def _failed(self, what: str) -> BakeError:
         return BakeError(f"{self.name}: {what}", "download the file, and look at that")
+
+
+@dataclass
+class _Deadline:
+    """When a request must be over, on the clock that only goes forward, and what it may bring."""
+
+    until: float = 0.0
+    most: int = 0
+
+    def take(self, count: int) -> None:
+        """:raises OSError: so many more bytes are too many."""
+        self.most -= count
+        if self.most < 0:
+            raise OSError("the server gives more than was asked for")
+
+    def left(self) -> float:
+        """Seconds.
+
+        :raises TimeoutError: none.
+        """
+        if (left := self.until - time.monotonic()) <= 0:
+            raise TimeoutError("the server is too slow")
+        return left
+
+
+class _Timed(io.RawIOBase):
+    """A connection's bytes: silence ends it, and so does the deadline, whatever is dripped."""
+
+    def __init__(self, connection: socket.socket, raw: Any, deadline: _Deadline) -> None:
+        self._connection, self._raw, self._deadline = connection, raw, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._connection.settimeout(min(SILENCE, self._deadline.left()))
+        try:
+            got: int | None = self._raw.readinto(buffer)
+        except TimeoutError:
+            self._deadline.left()
+            raise
+        self._deadline.take(got or 0)
+        return got
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Plain(HTTPHandler):
+    """Requests that end by the deadline."""
+
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self._made = _timed(HTTPConnection, deadline)
+
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(self._made, req)
+
+
+class _Secure(HTTPSHandler):
+    """The same over TLS."""
+
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self._made = _timed(HTTPSConnection, deadline)
+
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(self._made, req)
+
+
+def _timed(kind: Any, deadline: _Deadline) -> Any:
+    """A kind of connections whose answers, their headers too, are read by the deadline."""
+
+    class Answer(HTTPResponse):
+        def __init__(self, sock: socket.socket, *asked: Any, **named: Any) -> None:
+            super().__init__(sock, *asked, **named)
+            raw = self.fp.detach()
+            self.fp = io.BufferedReader(_Timed(sock, raw, deadline))
+
+    return type(f"Timed{kind.__name__}", (kind,), {"response_class": Answer})
 
 
 class _Redirects(HTTPRedirectHandler):

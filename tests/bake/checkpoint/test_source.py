@@ -1,5 +1,6 @@
 """Whatever bytes come from, a range of them is the same; a server is held to what it said."""
 
+import contextlib
 import io
 import socket
 import threading
@@ -228,10 +229,56 @@ def test_a_server_that_drips_or_is_silent_is_given_up(monkeypatch):
         with pytest.raises(BakeError, match="too slow"):
             Ranges(server.url)
         stop.set()
+    monkeypatch.setattr(remote, "RANGE", 60.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         with pytest.raises(BakeError, match="timed out"):
             Ranges(url)
+
+
+def headers(handler):
+    handler.wfile.write(b"HTTP/1.1 206 P\r\nX: ")
+
+
+def redirects(handler):
+    handler.wfile.write(b"HTTP/1.1 302 F\r\nLocation: /\r\nX: ")
+
+
+@pytest.mark.parametrize("beginning", [headers, redirects])
+def test_a_server_that_drips_its_headers_is_given_up(monkeypatch, beginning):
+    monkeypatch.setattr(remote, "RANGE", 0.2)
+    stop = threading.Event()
+
+    def drip(handler):
+        beginning(handler)
+        with contextlib.suppress(ConnectionError):
+            while not stop.wait(0.02):
+                handler.wfile.write(b"x")
+                handler.wfile.flush()
+        return True
+
+    with sources.Server(RAW) as server:
+        server.instead = drip
+        try:
+            with pytest.raises(BakeError, match="too slow"):
+                Ranges(server.url)
+        finally:
+            stop.set()
+
+
+def test_a_redirects_page_is_not_read_without_an_end(monkeypatch):
+    monkeypatch.setattr(remote, "BESIDE", 64 * 1024)
+
+    def endless(handler):
+        handler.wfile.write(b"HTTP/1.1 302 F\r\nLocation: /\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                handler.wfile.write(bytes(64 * 1024))
+
+    with sources.Server(RAW) as server:
+        server.instead = endless
+        with pytest.raises(BakeError, match="more than was asked for"):
+            Ranges(server.url)
 
 
 def test_a_server_that_is_not_there_is_told():
