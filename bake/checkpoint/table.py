@@ -31,7 +31,8 @@ def size(count: float) -> str:
 
 def inspected(found: Inspected, *, tensors: bool) -> Iterator[str]:
     """Lines for ``preheat bake inspect``; everything of a file's own is made printable."""
-    yield f"{printable(found.path, PATH)}: {found.format}, {len(found.files)} file(s), {size(found.bytes)}"
+    files = f"{len(found.files)} file(s), {size(found.bytes)}"
+    yield f"{printable(found.path, PATH)}: {found.format}, {files}"
     yield f"  family        {printable(found.family)}"
     yield f"  quantization  {printable(found.quantization or 'none')}"
     if found.tokenizer:

@@ -93,7 +93,7 @@ def _bare(storage: Any, offset: Any, shape: Any, strides: Any) -> View:
     return View(storage, offset, shape, strides)
 
 
-def _tensor(  # noqa: PLR0913 - as torch calls it
+def _tensor(
     storage: Any,
     offset: Any,
     shape: Any,

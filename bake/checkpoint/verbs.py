@@ -68,8 +68,9 @@ def _local(path: Path) -> Path:
     except OSError:
         return path
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = KINDS.get(stat.S_IFMT(mode), "something else")
         raise BakeError(
-            f"{path}: is neither a plain file nor a folder, but {KINDS.get(stat.S_IFMT(mode), '?')}",
+            f"{path}: is neither a plain file nor a folder, but {kind}",
             "give a file of weights or a folder: formats are read by range, not from a stream",
         )
     return path
@@ -105,9 +106,8 @@ def _convert(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))
         return 0
-    print(
-        f"wrote {printable(made.folder, PATH)}: {made.tensors} tensors, {made.bytes} bytes, {made.seconds:.1f} s"
-    )
+    wrote = f"{made.tensors} tensors, {made.bytes} bytes, {made.seconds:.1f} s"
+    print(f"wrote {printable(made.folder, PATH)}: {wrote}")
     if made.resumed:
         print(f"{made.resumed} of {made.files} files were done by an earlier run")
     if made.dropped:
