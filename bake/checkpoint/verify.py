@@ -21,8 +21,9 @@ from bake.checkpoint.dequant.ggml import BLOCKS, dequantize
 from bake.checkpoint.folder import CONFIG, Found, Located, Shard, find, open_shard, reader
 from bake.checkpoint.limits import DEFAULT, ParseLimits
 from bake.checkpoint.output import Output
+from bake.checkpoint.settings import settings_of
 from bake.errors import BakeError
-from blob.files import digest
+from blob.files import digest, opened
 from blob.rows import cores
 
 Outcome = Literal["ok", "failed", "skipped"]
@@ -32,16 +33,26 @@ TOLD = 5
 # What a sampled check reads of a tensor: its beginning, its end, and stretches between.
 STRETCHES, STRETCH_BYTES = 8, 64 * 1024
 PIECE_BYTES = 2 * 1024**2
-EXPONENTS: Mapping[str, tuple[Any, int]] = {
-    # dtype: an unsigned type of its width, and the bits that are all set in Inf and NaN.
-    "BF16": (np.uint16, 0x7F80),
-    "F16": (np.uint16, 0x7C00),
-    "F32": (np.uint32, 0x7F800000),
-    "F64": (np.uint64, 0x7FF0000000000000),
+EXPONENTS: Mapping[str, tuple[Any, int, int]] = {
+    # dtype: an unsigned type of its width, and in Inf and NaN these bits are those.
+    "BF16": (np.uint16, 0x7F80, 0x7F80),
+    "F16": (np.uint16, 0x7C00, 0x7C00),
+    "F32": (np.uint32, 0x7F800000, 0x7F800000),
+    "F64": (np.uint64, 0x7FF0000000000000, 0x7FF0000000000000),
+    # E4M3 has no Inf, and NaN in one place of each sign; those of AMD in that of a negative zero;
+    # E8M0, of scales, has NaN alone (OCP MX 1.0, 5.3 and 5.4).
+    "F8_E4M3": (np.uint8, 0x7F, 0x7F),
+    "F8_E5M2": (np.uint8, 0x7C, 0x7C),
+    "F8_E4M3FNUZ": (np.uint8, 0xFF, 0x80),
+    "F8_E5M2FNUZ": (np.uint8, 0xFF, 0x80),
+    "F8_E8M0": (np.uint8, 0xFF, 0xFF),
 }
 # What older tools wrote beside the weights, and vLLM passes over: computed frequencies, a head that
-# is tied, the zeros that GPTQ has for biases.
-SPARE = (".rotary_emb.inv_freq", "lm_head.weight", ".bias")
+# is tied. And the biases that GPTQ's tools add to layers which have none, all zeros.
+SPARE = (".rotary_emb.inv_freq", "lm_head.weight")
+ADDED, ADDED_BYTES = ".bias", 16 * 1024**2
+# Of a file of digests.
+DIGESTS_BYTES = 16 * 1024**2
 EMBEDDING = (
     "embed_tokens.weight",
     "token_embd.weight",
@@ -114,13 +125,17 @@ def verify(  # noqa: PLR0913 - what, how much of it, and how
 def read_digests(path: Path) -> dict[str, str]:
     """``sha256sum``'s own form: a digest and a file name in each line.
 
-    :raises BakeError: a line is neither.
+    :raises BakeError: a line is neither, or it is no plain file.
     """
     found = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BakeError(f"{path}: cannot be read: {error}") from error
+        with opened(path.resolve()) as file:
+            raw = file.read(DIGESTS_BYTES + 1) or b""
+        lines = raw.decode().splitlines()
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        raise BakeError(f"{path}: cannot be read: {error}", "see sha256sum") from error
+    if len(raw) > DIGESTS_BYTES:
+        raise BakeError(f"{path}: is larger than {DIGESTS_BYTES} bytes", "see sha256sum")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -192,7 +207,8 @@ def _check_shapes(opened: _Opened) -> Check:
         known = ", ".join(families.known())
         said = str(config.get("model_type", "unknown"))[:40]
         return Check("shapes", "skipped", f"model type {said} is not known; known: {known}")
-    shapes = {output.name: output.shape for output in outputs}
+    zeros = _added(opened, expected)
+    shapes = {output.name: output.shape for output in outputs if output.name not in zeros}
     return _check(
         "shapes", list(_misfits(expected, shapes)), f"{len(expected)} tensors as {CONFIG} says"
     )
@@ -207,6 +223,33 @@ def _would_be(opened: _Opened) -> tuple[Mapping[str, Any], Sequence[Output]]:
     tensors = {name: tensor for name, (_, tensor) in opened.there.items()}
     made = schemes.plan(tensors, opened.found.config, reader(opened.there))
     return opened.found.config, made
+
+
+def _added(opened: _Opened, expected: Mapping[str, Any]) -> set[str]:
+    """Names of the biases that GPTQ's tools add to layers which have none: zeros, or else what is
+    served would be another model.
+    """
+    settings = settings_of(opened.found.config)
+    if not isinstance(settings, Mapping) or settings.get("quant_method") != "gptq":
+        return set()
+    return {
+        name
+        for name, (shard, tensor) in opened.there.items()
+        if name.endswith(ADDED) and name not in expected and _zeros(shard, tensor)
+    }
+
+
+def _zeros(shard: Shard, tensor: Tensor) -> bool:
+    if tensor.dtype not in EXPONENTS or tensor.nbytes > ADDED_BYTES:
+        return False
+    try:
+        stored = np.ascontiguousarray(array(shard.source, tensor)).reshape(-1)
+    except BakeError:
+        # Told where numbers are asked for.
+        return False
+    kind = EXPONENTS[tensor.dtype][0]
+    # Without the sign, which a zero may have.
+    return not (stored.view(kind) << kind(1)).any()
 
 
 def _misfits(
@@ -231,7 +274,10 @@ def _check_tokenizer(opened: _Opened) -> Check:
         return Check("tokenizer", "failed", error.what)
     if told is None:
         return Check("tokenizer", "skipped", f"no {tokens.TOKENIZER}")
-    rows = {name: tensor.shape[0] for name, (_, tensor) in opened.there.items() if _embeds(name)}
+    found = {name: tensor.shape for name, (_, tensor) in opened.there.items() if _embeds(name)}
+    if none := [name for name, shape in found.items() if not shape]:
+        return Check("tokenizer", "failed", f"{none[0]} is one number, and no embedding")
+    rows = {name: shape[0] for name, shape in found.items()}
     if not rows:
         return Check("tokenizer", "skipped", "no embedding by a name that is known")
     faults = [
@@ -277,7 +323,7 @@ def _check_numbers(opened: _Opened, full: bool, progress: Progress, threads: int
             progress(done, total)
     rest = len(opened.there) - len(asked)
     how = f"{total} bytes read" if full else "a sample of each read, --full reads all"
-    also = f"; {rest} of whole or 8-bit numbers not asked" if rest else ""
+    also = f"; {rest} of whole numbers not asked" if rest else ""
     return _check("finite", faults, f"{len(asked)} tensors, no NaN, no Inf: {how}{also}")
 
 
@@ -290,23 +336,23 @@ def _not_finite(shard: Shard, tensor: Tensor, *, full: bool) -> str:
     rows = stored if tensor.dtype in BLOCKS else np.ascontiguousarray(stored).reshape(-1)
     with np.errstate(all="ignore"):
         for some in _stretches(len(rows), rows[:1].nbytes, full=full):
-            bits, mask = _exponents(rows[some], tensor)
-            if count := int(np.count_nonzero((bits & mask) == mask)):
+            bits, mask, wrong = _exponents(rows[some], tensor)
+            if count := int(np.count_nonzero((bits & mask) == wrong)):
                 unit = "row" if tensor.dtype in BLOCKS else "element"
                 return f"{count} numbers not finite, from {unit} {some.start} on"
     shard.source.forget(tensor.offset, tensor.offset + tensor.nbytes)
     return ""
 
 
-def _exponents(stored: NDArray[Any], tensor: Tensor) -> tuple[NDArray[Any], Any]:
-    """Bits of numbers, and which of them are all set in Inf and NaN."""
+def _exponents(stored: NDArray[Any], tensor: Tensor) -> tuple[NDArray[Any], Any, Any]:
+    """Bits of numbers, which of them tell Inf and NaN, and what they are then."""
     if tensor.dtype not in BLOCKS:
-        kind, mask = EXPONENTS[tensor.dtype]
-        return stored.view(kind), kind(mask)
+        kind, mask, wrong = EXPONENTS[tensor.dtype]
+        return stored.view(kind), kind(mask), kind(wrong)
     numbers: NDArray[np.uint16] = np.empty((len(stored), tensor.shape[-1]), np.uint16)
     dequantize(tensor.dtype, stored, numbers, 1)
-    kind, mask = EXPONENTS["BF16"]
-    return numbers, kind(mask)
+    kind, mask, wrong = EXPONENTS["BF16"]
+    return numbers, kind(mask), kind(wrong)
 
 
 def _stretches(count: int, width: int, *, full: bool) -> Iterable[slice]:
@@ -327,8 +373,9 @@ def _check_digests(opened: _Opened, digests: Mapping[str, str] | None) -> Check:
     for name, expected in sorted(digests.items()):
         try:
             got, _ = digest((folder / name).resolve(), 1 << 62)
-        except OSError as error:
-            faults.append(f"{name}: cannot be read: {error.strerror}")
+        # A NUL in a name, and links that lead to themselves.
+        except (OSError, ValueError, RuntimeError) as error:
+            faults.append(f"{name}: cannot be read: {getattr(error, 'strerror', '') or error}")
             continue
         if got != expected:
             faults.append(f"{name}: expected {expected[:12]}…, got {got[:12]}…")

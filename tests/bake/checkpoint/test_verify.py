@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 from bake.__main__ import main
-from bake.checkpoint.verify import STRETCH_BYTES, STRETCHES, read_digests, verify
+from bake.checkpoint import verify as module
+from bake.checkpoint.verify import EXPONENTS, STRETCH_BYTES, STRETCHES, read_digests, verify
 from bake.errors import BakeError
 from tests.bake.weights.folders import INDEX, folder_of, model, saved
 from tests.blob.blobs import bfloats
 
-SPARED = ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq", "model.a.bias")
+SPARED = ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
 TINY = Path(__file__).parents[3] / "weights" / "tiny"
 FIXTURES = Path(__file__).parent / "families" / "fixtures"
 NAMES = ["shards", "index", "duplicates", "shapes", "tokenizer", "finite", "digests"]
@@ -115,6 +117,27 @@ def test_what_vllm_passes_over_is_no_fault(tiny):
     assert not failed(verify(tiny))
     (tiny / "more.safetensors").write_bytes(saved({"model.other.weight": spare[SPARED[0]]}))
     assert "model.other.weight is of no part of the model" in detail(verify(tiny), "shapes")
+
+
+@pytest.mark.parametrize(
+    ("method", "last", "sound"), [("gptq", -0.0, True), ("gptq", 1e-4, False), (None, 0.0, False)]
+)
+def test_biases_that_a_model_has_not_are_zeros_of_gptqs_tools_or_a_fault(tiny, method, last, sound):
+    if method:
+        settings = {"quant_method": method, "bits": 4, "group_size": 128, "desc_act": False}
+        changed(tiny, quantization_config=settings)
+    added = np.array([0, last], np.float16)
+    (tiny / "more.safetensors").write_bytes(saved({"model.a.bias": ("F16", added)}))
+    report = verify(tiny)
+    assert failed(report) == ([] if sound else ["shapes"])
+    assert sound or "model.a.bias is of no part of the model" in detail(report, "shapes")
+
+
+def test_an_embedding_of_one_number_is_a_fault(tmp_path):
+    number = {"model.embed_tokens.weight": ("F32", np.array(1, np.float32))}
+    report = verify(folder_of(tmp_path, number, config={"model_type": "none"}))
+    assert failed(report) == ["tokenizer"]
+    assert "model.embed_tokens.weight is one number" in detail(report, "tokenizer")
 
 
 def test_layers_that_are_missing_or_too_many_are_told(tiny):
@@ -223,6 +246,67 @@ def test_the_verb_has_a_table_and_json_and_an_exit_status(tiny, capsys):
     assert [check["name"] for check in told["checks"]] == NAMES
     assert main(["verify-checkpoint", str(tiny / "nowhere")]) == 1
     assert "no such file" in capsys.readouterr().err
+
+
+CODES = {
+    # dtype: codes that are no numbers, and the largest that are.
+    "F8_E4M3": ((0x7F, 0xFF), (0x7E, 0xFE)),
+    "F8_E5M2": ((0x7C, 0x7D, 0xFF), (0x7B, 0xFB)),
+    "F8_E8M0": ((0xFF,), (0xFE, 0x00)),
+}
+
+
+@pytest.mark.parametrize("dtype", CODES)
+def test_codes_of_eight_bits_are_asked_for_nan(tmp_path, dtype):
+    wrong, right = CODES[dtype]
+    config = {"model_type": "none"}
+    codes = np.zeros((4, 256), np.uint8)
+    codes.reshape(-1)[: len(right)] = right
+    scale = {"x.weight_scale": ("F32", np.array(1, np.float32))}
+    folder = folder_of(tmp_path, {"x.weight": (dtype, codes), **scale}, config=config)
+    assert outcomes(verify(folder, full=True))["finite"] == "ok"
+    for code in wrong:
+        codes[3, 255] = code
+        folder_of(tmp_path, {"x.weight": (dtype, codes), **scale}, config=config)
+        report = verify(folder, full=True)
+        assert "finite" in failed(report)
+        assert "x.weight: 1 numbers not finite" in detail(report, "finite")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("dtype", [dtype for dtype in EXPONENTS if dtype.startswith("F8")])
+def test_what_is_not_finite_in_eight_bits_is_what_torch_says(dtype):
+    import torch
+
+    name = f"float{dtype[1:].lower()}"
+    name += {"float8_e4m3": "fn", "float8_e8m0": "fnu"}.get(name, "")
+    codes, (kind, mask, wrong) = np.arange(256, dtype=np.uint8), EXPONENTS[dtype]
+    numbers = torch.from_numpy(codes).view(getattr(torch, name)).float().numpy()
+    got = (codes & kind(mask)) == kind(wrong)
+    np.testing.assert_array_equal(got, ~np.isfinite(numbers))
+
+
+def test_a_list_of_digests_that_is_a_pipe_or_endless_is_refused(tmp_path, capsys, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        assert main(["verify-checkpoint", str(TINY), "--digests", str(path)]) == 1
+        assert "cannot be read" in capsys.readouterr().err
+    monkeypatch.setattr(module, "DIGESTS_BYTES", 10)
+    (tmp_path / "sums").write_text("\n" * 11)
+    with pytest.raises(BakeError, match="larger than 10 bytes"):
+        read_digests(tmp_path / "sums")
+
+
+def test_names_in_digests_that_no_file_has_are_faults(tmp_path):
+    folder = folder_of(tmp_path / "c", config={"model_type": "no"})
+    (tmp_path / "c" / "loop").symlink_to("loop")
+    (tmp_path / "c" / "pipe").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "c" / "pipe")
+    names = ("loop", "pipe", "a\0b", "x" * 300, ".")
+    report = verify(folder, digests=dict.fromkeys(names, "0" * 64))
+    told = detail(report, "digests")
+    assert failed(report) == ["digests"]
+    assert told.count("cannot be read") == len(names)
 
 
 def test_text_of_a_stranger_does_not_reach_the_terminal_raw(tmp_path, capsys):
