@@ -238,7 +238,9 @@ def experiments_of(folder: Path, dtype: str) -> Path:
     shutil.copytree(REPOSITORY / "experiments" / "targets", folder / "targets")
     (folder / "models").mkdir()
     (folder / "computed").mkdir()
-    (folder / "computed" / "config.env").write_text(f"SUMMARY=measured\nDTYPE={DTYPES[dtype]}\n")
+    # No longer than prompts are: keys and values in float32 take twice the room.
+    levers = f"SUMMARY=measured\nDTYPE={DTYPES[dtype]}\nMAX_MODEL_LEN={2 * LONGEST}\n"
+    (folder / "computed" / "config.env").write_text(levers)
     return folder
 
 
