@@ -77,8 +77,8 @@ from bake.errors import Malformed, Unsupported
 
 # Bytes of a whole number.
 LONG = 255
-# 60,000 tensors in a file, or half a second.
-INSTRUCTIONS = 2_000_000
+# 45,000 tensors in a file, or half a second.
+INSTRUCTIONS = 1_500_000
 SHORT, INT, FLOAT = Struct("<H"), Struct("<i"), Struct(">d")
 PERSISTENT = 5
 
