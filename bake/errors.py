@@ -45,8 +45,8 @@ class Malformed(BakeError):
 class Misset(Malformed):
     """What ``config.json`` says is wrong; fetching the weights again would not help."""
 
-    def __init__(self, detail: str) -> None:
-        super().__init__("config.json", detail, hint=CONFIG)
+    def __init__(self, where: str, detail: str) -> None:
+        super().__init__(where, detail, hint=CONFIG)
 
 
 class Unsupported(BakeError):

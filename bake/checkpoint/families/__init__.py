@@ -22,7 +22,7 @@ from bake.checkpoint.families.table import Config, Family, Wanted, wanted
 from bake.checkpoint.families.tokenizer import tokenizer_files
 from bake.checkpoint.output import Output
 from bake.checkpoint.source import Source
-from bake.errors import Malformed, Unsupported
+from bake.errors import Malformed, Misset, Unsupported
 
 FAMILIES = (LLAMA, QWEN2, QWEN3, QWEN35, GEMMA3)
 BY_ARCHITECTURE = {family.architecture: family for family in FAMILIES}
@@ -56,7 +56,11 @@ def plan(contents: Contents, source: Source) -> Planned:
     family = _family(contents, metadata)
     tensors = contents.by_name()
     config = family.config(File(metadata, tensors))
-    model = family.model(config)
+    try:
+        model = family.model(config)
+    except Misset as error:
+        # This config is ours, made of the file's metadata.
+        raise Malformed(source.name, error.detail) from error
     rows = wanted(family, model)
     _check(rows, tensors, source.name)
     ids, files = tokenizer_files(metadata, config["vocab_size"], config["max_position_embeddings"])

@@ -24,7 +24,7 @@ from bake.checkpoint.families.table import (
     natural,
     traits,
 )
-from bake.errors import Malformed
+from bake.errors import Malformed, Misset
 
 MORE_WORDS = """
     ssm.conv_kernel ssm.state_size ssm.group_count ssm.time_step_rank ssm.inner_size
@@ -63,7 +63,7 @@ def model(config: Config) -> Model:
     keys = natural(config, "linear_num_key_heads")
     heads = natural(config, "linear_num_value_heads")
     if heads % keys:
-        raise Malformed("config.json", f"{heads} value heads cannot share {keys} key heads")
+        raise Misset("config.json", f"{heads} value heads cannot share {keys} key heads")
     width = natural(config, "linear_value_head_dim")
     both = 2 * keys * natural(config, "linear_key_head_dim")
     dims |= {
@@ -80,7 +80,7 @@ def model(config: Config) -> Model:
     }
     drafts = config.get("mtp_num_hidden_layers") or 0
     if type(drafts) is not int or not 0 <= drafts <= MAX_LAYERS:
-        raise Malformed("config.json", f"mtp_num_hidden_layers is {drafts!r}")
+        raise Misset("config.json", f"mtp_num_hidden_layers is {drafts!r}")
     return Model(dims, _kinds(config), traits(config), drafts)
 
 
@@ -93,7 +93,7 @@ def _kinds(config: Config) -> tuple[str, ...]:
         return tuple("full_attention" if one else "linear_attention" for one in full)
     known = ("full_attention", "linear_attention")
     if not isinstance(kinds, list) or len(kinds) != count or any(k not in known for k in kinds):
-        raise Malformed("config.json", f"layer_types does not tell {count} layers, full or linear")
+        raise Misset("config.json", f"layer_types does not tell {count} layers, full or linear")
     return tuple(kinds)
 
 

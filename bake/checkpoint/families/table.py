@@ -10,7 +10,7 @@ from typing import Any
 
 from bake.checkpoint.families.changes import AS_IS, Change
 from bake.checkpoint.families.file import File
-from bake.errors import Malformed
+from bake.errors import Misset
 
 Config = Mapping[str, Any]
 Dims = Mapping[str, int]
@@ -108,7 +108,7 @@ def natural(config: Config, key: str, default: int | None = None, most: int = 2*
     number = config.get(key)
     number = default if number is None else number
     if type(number) is not int or not 0 < number <= most:
-        raise Malformed("config.json", f"{key} is {number!r}, no number from 1 to {most}")
+        raise Misset("config.json", f"{key} is {number!r}, no number from 1 to {most}")
     return number
 
 

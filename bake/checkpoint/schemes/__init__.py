@@ -18,7 +18,7 @@ from bake.checkpoint.output import Output
 from bake.checkpoint.schemes import awq, bnb, fp8, gptq, integers, packed, parts, plain
 from bake.checkpoint.schemes.parts import Checkpoint, Read
 from bake.checkpoint.settings import settings_of
-from bake.errors import BakeError, Malformed, Unsupported
+from bake.errors import BakeError, Misset, Unsupported
 
 # What only runs of a quantized engine need: scales of activations and of the KV cache.
 DROPPED = (
@@ -82,12 +82,12 @@ def plan(
     for planner in _planners(checkpoint):
         for output in planner(checkpoint):
             if output.name in made:
-                raise Malformed(output.name, "is stored twice, in two ways")
+                raise parts.unfit(output.name, "is stored twice, in two ways")
             made[output.name] = output
     used = {name for output in made.values() for name in output.inputs}
     for output in _plain(checkpoint, used):
         if output.name in made:
-            raise Malformed(output.name, "is stored twice, in two ways")
+            raise parts.unfit(output.name, "is stored twice, in two ways")
         made[output.name] = output
     places = {name: at for at, name in enumerate(tensors)}
     return sorted(made.values(), key=lambda output: places[output.inputs[0]])
@@ -127,7 +127,7 @@ def _checkpoint(
 ) -> Checkpoint:
     settings = settings_of(config)
     if settings is not None and not isinstance(settings, Mapping):
-        raise Malformed(
+        raise Misset(
             "config.json", f"quantization_config: expected a mapping, got {parts.shown(settings)}"
         )
     model = config.get("model_type")
@@ -211,9 +211,11 @@ def _check_left_over(method: str, tensor: Tensor) -> None:
     """:raises Malformed: this is a part of a weight whose other parts are not there."""
     reason = f"{method} has no use for it" if method else "config.json has no quantization_config"
     if tensor.name.endswith(PARTS) or bnb.STATE in tensor.name:
-        raise Malformed(tensor.name, f"is a part of a quantized weight, and {reason}")
+        raise parts.unfit(tensor.name, f"is a part of a quantized weight, and {reason}")
     if method and tensor.name.endswith(".weight") and tensor.dtype in plain.KEPT:
-        raise Malformed(tensor.name, f"its scale is missing: {tensor.dtype} is no weight by itself")
+        raise parts.unfit(
+            tensor.name, f"its scale is missing: {tensor.dtype} is no weight by itself"
+        )
 
 
 def _compressed(checkpoint: Checkpoint) -> str:

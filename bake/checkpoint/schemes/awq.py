@@ -21,7 +21,7 @@ from bake.checkpoint.output import Output
 from bake.checkpoint.schemes import parts
 from bake.checkpoint.schemes.gptq import columns
 from bake.checkpoint.schemes.parts import SCALES, Checkpoint
-from bake.errors import Malformed, Unsupported
+from bake.errors import Unsupported
 
 IN_WORD = 8
 
@@ -90,7 +90,7 @@ def _output(checkpoint: Checkpoint, stem: str) -> Output:
     cols, rows = weight.shape[0], weight.shape[1] * IN_WORD
     group = parts.group_size(sized(checkpoint), cols)
     if cols % group:
-        raise Malformed(weight.name, f"{cols} inputs are not groups of {group}")
+        raise parts.unfit(weight.name, f"{cols} inputs are not groups of {group}")
     scales = checkpoint.need(f"{stem}.scales", SCALES, (cols // group, rows))
     zeros = checkpoint.need(f"{stem}.qzeros", ("I32", "U32"), (cols // group, rows // IN_WORD))
     layer = Layer(rows, cols, group, scales.dtype)

@@ -23,7 +23,7 @@ from bake.checkpoint.dequant.plain import TABLES, aligned, float32
 from bake.checkpoint.output import Output
 from bake.checkpoint.schemes import parts
 from bake.checkpoint.schemes.parts import SCALES, Block, Checkpoint
-from bake.errors import BakeError, Malformed, Unsupported
+from bake.errors import BakeError, Unsupported
 
 CODES = ("F8_E4M3", "F8_E5M2")
 SUFFIXES = ("_scale_inv", "_scale")
@@ -91,14 +91,14 @@ def scale_name(checkpoint: Checkpoint, tensor: Tensor) -> str:
     if len(found) > 1:
         raise Unsupported(f"{tensor.name}: both {found[0]} and {found[1]} are there")
     if not found and checkpoint.settings and tensor.name.endswith(".weight"):
-        raise Malformed(f"{tensor.name}_scale", f"is missing: {tensor.name} is {tensor.dtype}")
+        raise parts.unfit(f"{tensor.name}_scale", f"is missing: {tensor.name} is {tensor.dtype}")
     return found[0] if found else ""
 
 
 def of(checkpoint: Checkpoint, tensor: Tensor, name: str) -> Output:
     """One weight, with the scales of this name."""
     if not 1 < len(tensor.shape) <= 3 or not tensor.count:
-        raise Malformed(tensor.name, f"expected a matrix or a stack, got {list(tensor.shape)}")
+        raise parts.unfit(tensor.name, f"expected a matrix or a stack, got {list(tensor.shape)}")
     if f"{tensor.name}_scale_2" in checkpoint.tensors or point(tensor) in checkpoint.tensors:
         raise Unsupported(f"{tensor.name}: more than one scale, or a zero point, is not known here")
     scale = checkpoint.need(name, (*SCALES, "F8_E8M0", "U8"))
@@ -133,7 +133,7 @@ def block_of(checkpoint: Checkpoint, tensor: Tensor, scale: Tensor) -> Block:
     if scale.shape in [(*stack, rows), (*stack, rows, 1)]:
         return 1, cols
     if not checkpoint.blocks:
-        raise Malformed(
+        raise parts.unfit(
             scale.name,
             f"{list(scale.shape)} scales for {list(tensor.shape)}, and config.json has no"
             " weight_block_size",

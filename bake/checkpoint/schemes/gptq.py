@@ -26,7 +26,7 @@ from bake.checkpoint.dequant.plain import aligned, float32
 from bake.checkpoint.output import Output
 from bake.checkpoint.schemes import parts
 from bake.checkpoint.schemes.parts import SCALES, Checkpoint
-from bake.errors import Malformed, Unsupported
+from bake.errors import Unsupported
 
 BITS = (2, 3, 4, 8)
 WORD = groups.WORD_BITS
@@ -86,7 +86,7 @@ def ordered(layer: Layer, stored: NDArray[Any]) -> NDArray[np.int32] | None:
     """
     index: NDArray[np.int32] = aligned(stored)
     if index.min() < 0 or index.max() >= layer.groups:
-        raise Malformed(
+        raise parts.unfit(
             layer.name,
             f"groups are 0 to {layer.groups - 1}, got {index.min()} to {index.max()}",
         )
@@ -126,7 +126,7 @@ def _output(checkpoint: Checkpoint, stem: str) -> Output:
     bits = parts.whole(checkpoint.settings, "bits")
     rows, cols = weight.shape[1], weight.shape[0] * WORD // bits
     if weight.shape[0] % (bits if bits == 3 else 1) or rows * bits % WORD:
-        raise Malformed(weight.name, f"{list(weight.shape)} cannot hold weights of {bits} bits")
+        raise parts.unfit(weight.name, f"{list(weight.shape)} cannot hold weights of {bits} bits")
     scales = checkpoint.matrix(f"{stem}.scales", SCALES)
     index = _index(checkpoint, stem, cols)
     group = parts.group_size(checkpoint.settings, cols)

@@ -24,7 +24,7 @@ from bake.checkpoint.dequant.plain import aligned, float32
 from bake.checkpoint.output import Output
 from bake.checkpoint.schemes import parts
 from bake.checkpoint.schemes.parts import SCALES, Checkpoint
-from bake.errors import Malformed, Unsupported
+from bake.errors import Unsupported
 
 # bitsandbytes/_ops.py: this constant, to the last digit, as a float32.
 PER_127 = np.float32(7.874015718698502e-3)
@@ -101,7 +101,7 @@ def spread(checkpoint: Checkpoint, shape: tuple[int, ...], scale: Tensor) -> tup
     for high, wide in checkpoint.blocks:
         if scale.shape == (parts.groups_of(rows, high), parts.groups_of(cols, wide)):
             return high, wide
-    raise Malformed(
+    raise parts.unfit(
         scale.name, f"{list(scale.shape)} scales for {list(shape)}, in groups of {sizes or 'none'}"
     )
 

@@ -28,7 +28,7 @@ from bake.checkpoint.output import Output
 from bake.checkpoint.schemes import integers, parts
 from bake.checkpoint.schemes.gptq import columns
 from bake.checkpoint.schemes.parts import SCALES, Checkpoint
-from bake.errors import Malformed, Unsupported
+from bake.errors import Unsupported
 
 WORD = groups.WORD_BITS
 UNORDERED = -1
@@ -70,7 +70,7 @@ class Layer:
         """:raises Malformed: a group's number is not one of a group, or the shape is another."""
         words, scales, shape = inputs[:3]
         if [int(size) for size in shape] != [self.rows, self.cols]:
-            raise Malformed(self.name, f"weight_shape: {shape}, planned {[self.rows, self.cols]}")
+            raise parts.unfit(self.name, f"weight_shape: {shape}, planned {[self.rows, self.cols]}")
         many = parts.groups_of(self.cols, self.group)
         scales = np.broadcast_to(
             scales.reshape((1, 1) if self.tensorwide else (-1, many)), (self.rows, many)
@@ -108,7 +108,7 @@ def ordered(layer: Layer, stored: NDArray[Any], many: int) -> NDArray[np.int32] 
     if (index == UNORDERED).any():
         return None
     if index.min() < 0 or index.max() >= many:
-        raise Malformed(
+        raise parts.unfit(
             f"{layer.name}_g_idx", f"groups are 0 to {many - 1}, got {index.min()} to {index.max()}"
         )
     return index
@@ -147,7 +147,7 @@ def _shape(checkpoint: Checkpoint, weight: Tensor, name: str) -> tuple[Tensor, t
     shape = checkpoint.need(name, ("I64", "I32"), (2,))
     rows, cols = (int(size) for size in checkpoint.small(name, 16))
     if rows != weight.shape[0] or not 0 < cols <= weight.shape[1] * WORD:
-        raise Malformed(name, f"{[rows, cols]} is not what {list(weight.shape)} words hold")
+        raise parts.unfit(name, f"{[rows, cols]} is not what {list(weight.shape)} words hold")
     return shape, (rows, cols)
 
 
@@ -170,7 +170,7 @@ def packing_of(checkpoint: Checkpoint, weight: Tensor, cols: int) -> Packing:
     if len(fitting) == 2 and fitting[0].bits == fitting[1].bits and fitting[0].same(cols):
         fitting.pop()
     if not fitting:
-        raise Malformed(
+        raise parts.unfit(
             weight.name, f"{weight.shape[1]} words are no {cols} integers of {sorted(bits)} bits"
         )
     if len(fitting) > 1:
@@ -185,7 +185,9 @@ def _points(
     found = checkpoint.tensors.get(f"{name}_zero_point")
     if found is None:
         if _asymmetric(checkpoint, packing.bits):
-            raise Malformed(f"{name}_zero_point", "is missing: config.json says 'symmetric': false")
+            raise parts.unfit(
+                f"{name}_zero_point", "is missing: config.json says 'symmetric': false"
+            )
         return "", []
     if found.dtype == "I8" and scale.count == 1:
         return "whole", [checkpoint.need(found.name, ("I8",), scale.shape)]

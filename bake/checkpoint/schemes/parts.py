@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from bake.checkpoint.contents import Tensor
 from bake.checkpoint.dequant.plain import check_out
 from bake.checkpoint.output import Fill, Output
-from bake.errors import Malformed, Unsupported
+from bake.errors import Malformed, Misset, Unsupported
 from blob.numpy_types import NUMPY
 
 # Gives a stored tensor: asked only for small ones, whose size was checked.
 Read = Callable[[str], NDArray[Any]]
 GROUPS = 32
+UNFIT = "tensors and config.json do not go together: fetch both again, of the same model"
 Block = tuple[int, int]
 SCALES = ("F64", "F32", "F16", "BF16")
 
@@ -64,7 +65,7 @@ class Checkpoint:
         """
         found = self.tensors.get(name)
         if found is None:
-            raise Malformed(name, "is missing: another tensor cannot be read without it")
+            raise unfit(name, "is missing: another tensor cannot be read without it")
         if found.dtype not in dtypes:
             raise Unsupported(f"{name}: {found.dtype} is not known here ({', '.join(dtypes)} is)")
         if shape is not None and found.shape != shape:
@@ -79,7 +80,7 @@ class Checkpoint:
         """
         found = self.need(name, dtypes)
         if len(found.shape) != 2 or not found.count:
-            raise Malformed(name, f"expected a matrix, got {list(found.shape)}")
+            raise unfit(name, f"expected a matrix, got {list(found.shape)}")
         return found
 
     def small(self, name: str, nbytes: int) -> NDArray[Any]:
@@ -90,15 +91,22 @@ class Checkpoint:
         """
         tensor = self.tensors[name]
         if tensor.nbytes > nbytes:
-            raise Malformed(name, f"expected {nbytes} bytes at most, got {tensor.nbytes}")
+            raise unfit(name, f"expected {nbytes} bytes at most, got {tensor.nbytes}")
         if self.read is None:
             raise Unsupported(f"{name}: its values say a shape, and only headers were given")
         return self.read(name)
 
 
+def unfit(name: str, detail: str) -> Malformed:
+    """What to raise of tensors that do not go with each other or with the config: any may be the
+    one that is wrong.
+    """
+    return Malformed(name, detail, hint=UNFIT)
+
+
 def wrong_shape(tensor: Tensor, expected: tuple[int, ...]) -> Malformed:
     """The exception that says so."""
-    return Malformed(tensor.name, f"expected shape {list(expected)}, got {list(tensor.shape)}")
+    return unfit(tensor.name, f"expected shape {list(expected)}, got {list(tensor.shape)}")
 
 
 def groups_of(cols: int, group: int) -> int:
@@ -113,7 +121,7 @@ def whole(settings: Mapping[str, Any], key: str, default: int | None = None) -> 
     """
     value = settings.get(key, default)
     if type(value) is not int or not -1 <= value <= 2**31:
-        raise Malformed("config.json", f"{key}: expected a whole number, got {shown(value)}")
+        raise Misset("config.json", f"{key}: expected a whole number, got {shown(value)}")
     return value
 
 
@@ -124,7 +132,7 @@ def group_size(settings: Mapping[str, Any], cols: int) -> int:
     """
     group = whole(settings, "group_size", -1)
     if group == 0:
-        raise Malformed("config.json", "group_size: expected -1 or a positive number, got 0")
+        raise Misset("config.json", "group_size: expected -1 or a positive number, got 0")
     return min(cols, group) if group > 0 else cols
 
 
@@ -190,7 +198,7 @@ def schemes(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     weights = [each.get("weights") if isinstance(each, Mapping) else 0 for each in found]
     told = [each for each in weights if isinstance(each, Mapping)]
     if len(told) + weights.count(None) != len(weights):
-        raise Malformed("config.json", "config_groups: expected groups that tell of their weights")
+        raise Misset("config.json", "config_groups: expected groups that tell of their weights")
     return told
 
 
@@ -203,4 +211,4 @@ def _block(said: object) -> Block:
             high, wide = int(text[0]), int(text[1])
             if high > 0 and wide > 0:
                 return high, wide
-    raise Malformed("config.json", f"block size: expected two numbers, got {shown(said)}")
+    raise Misset("config.json", f"block size: expected two numbers, got {shown(said)}")

@@ -101,6 +101,12 @@ def test_what_cannot_be_is_refused(told, said):
         planned("qwen3", **told)
 
 
+def test_a_gguf_is_not_told_to_look_at_a_config_that_it_has_not():
+    with pytest.raises(Malformed, match="value heads cannot share 5") as caught:
+        planned("qwen35", qwen35__ssm__group_count=5)
+    assert "config.json" not in f"{caught.value}"
+
+
 def test_linear_scaling():
     told = {"qwen3__rope__scaling__type": "linear", "qwen3__rope__scaling__factor": 8.0}
     rope = planned("qwen3", **told)["rope_parameters"]

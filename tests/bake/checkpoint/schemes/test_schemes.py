@@ -60,6 +60,21 @@ def test_numbers_of_an_unknown_type_are_named(dtype):
         stored.plan()
 
 
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [
+        ({**GPTQ, "bits": "4"}, "look at config.json"),
+        ({**GPTQ, "group_size": 0}, "look at config.json"),
+        ({"quant_method": "fp8", "weight_block_size": [1]}, "do not go together"),
+        (None, "do not go together"),
+    ],
+)
+def test_a_config_that_is_wrong_is_not_called_a_damaged_file(settings, hint):
+    with pytest.raises(Malformed) as error:
+        mixed().plan(settings)
+    assert hint in error.value.hint
+
+
 def test_a_weight_that_is_stored_twice_is_malformed():
     stored = mixed()
     stored.arrays["x.weight"] = np.ones((32, 64), np.float16)
