@@ -14,7 +14,9 @@ USAGE = "usage: preheat COMMAND …\n\n" + "\n".join(
 
 
 def main() -> int:
-    """Exit status of the chosen package's command line; 2 when there is no such package."""
+    """Exit status of the chosen package's command line; 2 when there is no such package, 130
+    interrupted.
+    """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -23,5 +25,9 @@ def main() -> int:
         print(f"preheat: no command {arguments[0]!r}\n{USAGE}", file=sys.stderr)
         return 2
     package, _ = COMMANDS[arguments[0]]
-    # Imported late: the image ships only some of the packages.
-    return int(importlib.import_module(f"{package}.__main__").main(arguments[1:]))
+    try:
+        # Imported late: the image ships only some of the packages.
+        return int(importlib.import_module(f"{package}.__main__").main(arguments[1:]))
+    except KeyboardInterrupt:
+        # Before a verb runs, which takes it from there.
+        return 130

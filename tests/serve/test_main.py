@@ -283,3 +283,13 @@ def test_preheat_hands_over_to_the_package_that_its_first_word_names(
 def test_settings_that_no_command_line_names_are_still_refused() -> None:
     with pytest.raises(ConfigError):
         read_settings({"PREHEAT_NO_SUCH": "1"})
+
+
+def test_an_interrupt_while_a_package_is_imported_is_no_traceback(monkeypatch, capsys):
+    def interrupted(_name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preheat.importlib, "import_module", interrupted)
+    monkeypatch.setattr(sys, "argv", ["preheat", "bake", "inspect", "x"])
+    assert preheat.main() == 130
+    assert capsys.readouterr() == ("", "")
