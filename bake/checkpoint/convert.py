@@ -6,7 +6,6 @@ Tensor by tensor: one is made while the last is written. What an interrupted run
 kept beside the folder, and taken over by the next if it would write the same.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,23 +16,30 @@ from typing import Any
 import numpy as np
 
 from bake import tree
-from bake.checkpoint import families, schemes
+from bake.checkpoint import families, resume, schemes, standing
 from bake.checkpoint.arrays import array
+from bake.checkpoint.digests import Digests
 from bake.checkpoint.folder import (
     CONFIG,
+    MAX_CONFIG_BYTES,
+    MAX_FILE_BYTES,
     Found,
     Located,
     Shard,
     check_index,
+    check_numbers,
     find,
     located,
     open_shards,
     read_object,
+    read_whole,
     reader,
+    strays,
 )
 from bake.checkpoint.limits import DEFAULT, ParseLimits
 from bake.checkpoint.output import Output
 from bake.checkpoint.settings import without_settings
+from bake.checkpoint.standing import RECORD
 from bake.checkpoint.writing import (
     INDEX,
     SHARD_BYTES,
@@ -45,17 +51,19 @@ from bake.checkpoint.writing import (
     planned,
     write,
 )
-from bake.errors import BakeError, Unsupported
+from bake.errors import BakeError, Malformed, Unsupported
 from blob.errors import BlobError
 from blob.files import check_name, replace
 from blob.rows import cores
 from serve import __version__
 
-# What a folder that was made here says of its making; only such a one is ever replaced.
-RECORD = "conversion.json"
 DTYPES: Mapping[str, str] = {"BF16": "bfloat16", "F32": "float32"}
 Progress = Callable[[int, int], None]
-ROOM = "make room, or choose another folder; what is done is kept, and taken over"
+# Tensors that one message names.
+TOLD = 5
+INCOMPLETE = (
+    f"fetch all of its files, {CONFIG} among them; preheat bake verify-checkpoint tells more"
+)
 
 
 @dataclass(frozen=True)
@@ -63,9 +71,12 @@ class Job:
     """What is to be written, decided: nothing is looked up after this."""
 
     outputs: tuple[Output, ...]
+    shards: tuple[Shard, ...]
     inputs: Located
     files: Mapping[str, Path | bytes]
     source: Mapping[str, Any]
+    # The config by which stored numbers are read; empty where they say it themselves.
+    settings: Mapping[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
 
 
@@ -102,19 +113,22 @@ def convert(  # noqa: PLR0913 - what, where, and how
     :raises BakeError: something stands at ``dst``, or the disk is full.
     """
     began = time.monotonic()
-    _check_there(dst, src, force=force)
+    standing.check(dst, src, force=force)
     job = plan(src, config, limits)
+    for shard in job.shards:
+        standing.check_apart(dst, shard.path)
     files = planned(job.outputs, dtype, shard_bytes)
     try:
-        with tree.locked(dst):
-            _check_there(dst, src, force=force)
-            part = _begin(dst, _identity(job, dtype, files))
+        with tree.locked(dst), Digests(job.shards) as digests:
+            standing.check(dst, src, force=force)
+            part = resume.begin(dst, resume.identity(job.shards, job.settings, dtype, files))
             resumed = _write(part, files, dtype, job, progress, threads or cores())
-            _finish(part, files, job, dtype)
-            tree.put_in_place(dst)
+            _finish(part, files, job, dtype, digests.all())
+            for shard in job.shards:
+                shard.source.check()
+            resume.finish(dst)
     except OSError as error:
-        where = error.filename or dst
-        raise BakeError(f"{where}: cannot be written: {error.strerror}", ROOM) from error
+        raise standing.unwritten(error, dst) from error
     total = sum(nbytes(output, dtype) for output in job.outputs)
     seconds = round(time.monotonic() - began, 3)
     return Converted(
@@ -129,19 +143,28 @@ def plan(src: Path, config: Path | None = None, limits: ParseLimits = DEFAULT) -
     :raises Unsupported: something in it is not known.
     """
     found = find(src)
+    check_numbers(found)
     shards = open_shards(found, limits)
-    about = {
+    about = _about(shards)
+    if about["format"] == "gguf":
+        return _checked(_of_gguf(found, shards, about), found)
+    there = located(shards)
+    check_index(found, there)
+    return _checked(_of_folder(found, shards, about, config), found)
+
+
+def _about(shards: Sequence[Shard]) -> dict[str, Any]:
+    about: dict[str, Any] = {
         "format": shards[0].contents.format,
         "files": {shard.path.name: shard.source.size for shard in shards},
     }
-    if shards[0].contents.format == "gguf":
-        return _checked(_of_gguf(found, shards, about))
-    there = located(shards)
-    check_index(found, there)
-    return _checked(_of_folder(found, there, about, config))
+    # What is no part of the state dict, as an optimizer's.
+    if others := sum(shard.contents.metadata.get("pth.other_tensors", 0) for shard in shards):
+        about["other_tensors"] = others
+    return about
 
 
-def _of_gguf(found: Found, shards: Sequence[Shard], about: Mapping[str, Any]) -> Job:
+def _of_gguf(found: Found, shards: tuple[Shard, ...], about: Mapping[str, Any]) -> Job:
     if len(shards) > 1:
         names = ", ".join(shard.path.name for shard in shards[:4])
         raise Unsupported(
@@ -149,25 +172,61 @@ def _of_gguf(found: Found, shards: Sequence[Shard], about: Mapping[str, Any]) ->
             "give one of them; join a split one with llama-gguf-split --merge first",
         )
     made = families.plan(shards[0].contents, shards[0].source)
-    return Job(tuple(made.outputs), located(shards), made.files, about)
+    return Job(tuple(made.outputs), shards, located(shards), made.files, about)
 
 
-def _of_folder(found: Found, there: Located, about: Mapping[str, Any], given: Path | None) -> Job:
-    config = read_object(given) if given else dict(found.config)
+def _of_folder(
+    found: Found, shards: tuple[Shard, ...], about: Mapping[str, Any], given: Path | None
+) -> Job:
+    config = read_object(given, MAX_CONFIG_BYTES) if given else dict(found.config)
     if not config:
         raise Unsupported(
             f"{found.path}: no {CONFIG} beside the weights, and nothing in them says the model's",
             f"put it there, or give it with --config {CONFIG}",
         )
+    _check_links(found)
+    there = located(shards)
     tensors = {name: tensor for name, (_, tensor) in there.items()}
     outputs = tuple(schemes.plan(tensors, config, reader(there)))
+    _check_whole(found, config, outputs)
     told = {**about, "quantization": schemes.detect(tensors, config)}
     plain = json.dumps(without_settings(config)).encode()
     files: dict[str, Path | bytes] = {**found.files, CONFIG: plain}
-    return Job(outputs, there, files, told, tuple(schemes.dropped(tensors, config)))
+    dropped = tuple(schemes.dropped(tensors, config))
+    return Job(outputs, shards, there, files, told, config, dropped)
 
 
-def _checked(job: Job) -> Job:
+def _check_links(found: Found) -> None:
+    """Whether no file of the model is missing because it is a link out of its folder."""
+    folder = found.path if found.path.is_dir() else found.path.parent
+    if names := strays(folder):
+        raise BakeError(
+            f"{folder}: {names[0]} is a link that leads out of it, which is not followed",
+            "put the file itself there, or take the link away",
+        )
+
+
+def _check_whole(found: Found, config: Mapping[str, Any], outputs: Sequence[Output]) -> None:
+    """Whether a family that is known finds all of its tensors, in its shapes. More do no harm.
+
+    :raises Malformed: naming those that are missing or of another shape.
+    """
+    shapes = {output.name: output.shape for output in outputs}
+    wrong = []
+    for name, shape in (families.expected(config) or {}).items():
+        if name not in shapes:
+            wrong.append(f"{name} is missing")
+        elif tuple(shapes[name]) != tuple(shape):
+            wrong.append(f"{name}: expected {list(shape)}, got {list(shapes[name])}")
+    if wrong:
+        more = f"; and {len(wrong) - TOLD} more" if len(wrong) > TOLD else ""
+        detail = f"not what {CONFIG} says: {'; '.join(wrong[:TOLD])}{more}"
+        raise Malformed(str(found.path), detail, hint=INCOMPLETE)
+
+
+def _checked(job: Job, found: Found) -> Job:
+    if not job.outputs:
+        raise Malformed(str(found.path), "holds no tensor")
     names: set[str] = set()
     for output in job.outputs:
         try:
@@ -180,33 +239,6 @@ def _checked(job: Job) -> Job:
     return job
 
 
-def _identity(job: Job, dtype: str, files: Sequence[Planned]) -> bytes:
-    """What a run would write, in few words: another source, release or dtype begins anew."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.header)
-    stamps = sorted(
-        {
-            (str(s.path.resolve()), s.source.size, s.path.stat().st_mtime_ns)
-            for s, _ in job.inputs.values()
-        }
-    )
-    told = {"preheat": __version__, "dtype": dtype, "headers": digest.hexdigest(), "files": stamps}
-    return json.dumps(told, sort_keys=True).encode()
-
-
-def _begin(dst: Path, identity: bytes) -> Path:
-    """``DST.part``, with what an earlier run of the same has finished; empty otherwise."""
-    part = tree.beside(dst, ".part")
-    stamp = part / f".{RECORD}"
-    same = stamp.is_file() and not stamp.is_symlink() and stamp.read_bytes() == identity
-    tree.recover(dst, keep_part=same)
-    if not same:
-        part.mkdir(parents=True)
-        replace(stamp, identity)
-    return part
-
-
 def _write(  # noqa: PLR0913 - where, what, and how
     part: Path,
     files: Sequence[Planned],
@@ -216,14 +248,15 @@ def _write(  # noqa: PLR0913 - where, what, and how
     threads: int,
 ) -> int:
     """Every file that is not there yet. Gives how many were."""
-    total = sum(file.size for file in files)
+    sizes = {file.name: file.size - len(file.header) for file in files}
+    total = sum(sizes.values())
     done = resumed = 0
     most = max((nbytes(output, dtype) for output in job.outputs), default=0)
     with Buffers(most) as buffers:
         for file in files:
             if is_whole(part / file.name, file):
                 resumed += 1
-                done += file.size
+                done += sizes[file.name]
                 progress(done, total)
                 continue
             for output, empty in write(part, file, dtype, buffers):
@@ -235,51 +268,48 @@ def _write(  # noqa: PLR0913 - where, what, and how
 
 def _fill(output: Output, empty: Any, inputs: Located, threads: int) -> None:
     stored = [inputs[name] for name in output.inputs]
+    sources = {id(shard): shard.source for shard, _ in stored}.values()
+    # Before: of a file that was cut off nothing can be read. After: it may have been meanwhile.
+    for source in sources:
+        source.check()
     try:
         # A scale that overflows, or a number that is none, stays what it is: verify tells of it.
         with np.errstate(all="ignore"):
             output.fill([array(shard.source, tensor) for shard, tensor in stored], empty, threads)
     except BlobError as error:
         raise BakeError(f"{output.name}: {error}") from error
+    for source in sources:
+        source.check()
     for shard, tensor in stored:
         shard.source.forget(tensor.offset, tensor.offset + (tensor.deflated or tensor.nbytes))
 
 
-def _finish(part: Path, files: Sequence[Planned], job: Job, dtype: str) -> None:
+def _finish(
+    part: Path, files: Sequence[Planned], job: Job, dtype: str, digests: Mapping[str, str]
+) -> None:
     made = dict(job.files)
-    made[CONFIG] = _typed(made[CONFIG], dtype)
+    made[CONFIG] = _typed(_content(made[CONFIG]), dtype)
     if len(files) > 1:
         made[INDEX] = index_of(files)
-    told = {"preheat": __version__, "dtype": dtype, "source": job.source, "dropped": job.dropped}
+    sizes = {shard.path.name: shard.source.size for shard in job.shards}
+    listed = {name: {"bytes": sizes[name], "sha256": digests[name]} for name in sizes}
+    source = {**job.source, "files": listed}
+    told = {"preheat": __version__, "dtype": dtype, "source": source, "dropped": job.dropped}
     made[RECORD] = (json.dumps(told, indent=2) + "\n").encode()
     for name, content in made.items():
-        raw = content if isinstance(content, bytes) else content.read_bytes()
-        replace(part / name, raw, 0o644)
-    (part / f".{RECORD}").unlink()
+        replace(part / name, _content(content), 0o644)
 
 
-def _typed(config: Path | bytes, dtype: str) -> bytes:
+def _content(file: Path | bytes) -> bytes:
+    return file if isinstance(file, bytes) else read_whole(file, MAX_FILE_BYTES)
+
+
+def _typed(config: bytes, dtype: str) -> bytes:
     """The config with the dtype that its tensors have now."""
-    raw = config if isinstance(config, bytes) else config.read_bytes()
-    told = json.loads(raw)
+    told = json.loads(config)
     for inner in (told, told.get("text_config")):
         if isinstance(inner, dict):
             key = "dtype" if "dtype" in inner else "torch_dtype"
             if inner is told or key in inner:
                 inner[key] = DTYPES[dtype]
     return (json.dumps(told, indent=2) + "\n").encode()
-
-
-def _check_there(dst: Path, src: Path, *, force: bool) -> None:
-    if src.resolve() in (dst.resolve(), *dst.resolve().parents):
-        raise BakeError(f"{dst}: is in the source {src}", "choose another folder")
-    if dst.resolve() in src.resolve().parents:
-        raise BakeError(f"{dst}: holds the source {src}", "choose another folder")
-    if not dst.exists() and not dst.is_symlink():
-        return
-    if not (dst / RECORD).is_file() or dst.is_symlink():
-        raise BakeError(
-            f"{dst}: exists, and no conversion made it", "choose another folder, or move it away"
-        )
-    if not force:
-        raise BakeError(f"{dst}: there is a converted folder already", "say --force to replace it")

@@ -3,9 +3,9 @@
 Finds the files and reads what describes them. Knows no format and opens no tensor.
 """
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from bake.checkpoint.contents import Contents, Tensor
 from bake.checkpoint.formats import parse
 from bake.checkpoint.limits import DEFAULT, ParseLimits
-from bake.checkpoint.source import Bytes, mapped
+from bake.checkpoint.source import PIECE_BYTES, Bytes, mapped
 from bake.errors import BakeError, Malformed
 from blob.files import check_path, opened
+from blob.spelling import strict
 
 CONFIG = "config.json"
 
@@ -42,6 +43,10 @@ INDEXES = tuple(kind.index for kind in KINDS if kind.index)
 # What a model folder may hold that serving it does not need.
 LEFT_OUT = (*WEIGHTS, ".h5", ".msgpack", ".onnx", ".md", ".npy")
 MAX_FILE_BYTES = 256 * 1024**2
+# A config is of a few kilobytes; what lists its modules by name, of a few hundred.
+MAX_CONFIG_BYTES = 4 * 1024**2
+# As savers number the files of one checkpoint: from 0 or 1, to the last or to how many.
+NUMBERED = re.compile(r"^(.*)-[0-9]+-of-([0-9]{1,9})(\.[a-z]+)$")
 # What belongs to a single file of weights among whatever else lies beside it.
 MODEL = re.compile(
     r"^(config|generation_config|tokenizer(_config)?|special_tokens_map|added_tokens|vocab"
@@ -96,14 +101,36 @@ class Found:
 def find(path: Path) -> Found:
     """The files of the checkpoint at ``path``.
 
-    :raises BakeError: nothing is there, or no weights.
+    :raises BakeError: nothing is there, or no weights, or it may not be read.
     :raises Malformed: an index or a config that is none.
     """
+    with asked(path):
+        return _find(path)
+
+
+@contextmanager
+def asked(path: Path) -> Iterator[None]:
+    """Make what the system says of ``path`` an error in words: a name that is too long, a folder
+    that may not be read, a link that leads to itself.
+
+    :raises BakeError: instead of ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise BakeError(f"{where}: cannot be read: {error.strerror or error}") from error
+    except RuntimeError as error:
+        # As pathlib tells of such a link.
+        raise BakeError(f"{path}: cannot be read: {error}") from error
+
+
+def _find(path: Path) -> Found:
     if path.is_file():
         beside = {name: one for name, one in files_of(path.parent).items() if MODEL.match(name)}
         return Found(path, (path,), _config(path.parent), files=beside)
     if not path.is_dir():
-        raise BakeError(f"{path}: no such file or folder", "give a file of weights or a folder")
+        raise _not_there(path)
     every = {suffix: _with(path, suffix) for suffix in WEIGHTS}
     for kind in KINDS:
         listed = _listed(path, kind.index)
@@ -123,6 +150,20 @@ def find(path: Path) -> Found:
                 files_of(path),
             )
     raise BakeError(f"{path}: no weights: none of {', '.join(WEIGHTS)}", "is it the right folder?")
+
+
+def _not_there(path: Path) -> BakeError:
+    if re.match(r"https?:/", str(path), re.IGNORECASE):
+        return BakeError(
+            f"{path}: is an address, and only inspect reads those", "download it, and give the file"
+        )
+    if path.exists():
+        return BakeError(
+            f"{path}: neither a plain file nor a folder", "give a file of weights or a folder"
+        )
+    if path.is_symlink():
+        return BakeError(f"{path}: a link that leads nowhere", "give a file of weights or a folder")
+    return BakeError(f"{path}: no such file or folder", "give a file of weights or a folder")
 
 
 def open_shards(found: Found, limits: ParseLimits = DEFAULT) -> tuple[Shard, ...]:
@@ -185,8 +226,26 @@ def check_index(found: Found, there: Mapping[str, Any]) -> None:
         )
 
 
+def check_numbers(found: Found) -> None:
+    """Whether of files that are numbered ``-1-of-2`` all are there, where no index tells it.
+
+    :raises BakeError: naming what is there of how many.
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for path in () if found.listed else found.weights:
+        if path.suffix != ".gguf" and (numbered := NUMBERED.match(path.name)):
+            groups.setdefault(numbered.groups(), []).append(path.name)
+    for (_, count, _), names in groups.items():
+        if len(names) < int(count):
+            raise BakeError(
+                f"{found.path}: {len(names)} of {int(count)} shards ({', '.join(names[:4])})",
+                "give the folder that holds all; fetch the missing shards",
+            )
+
+
 def files_of(folder: Path) -> dict[str, Path]:
-    """Config, tokenizer and the like: small plain files of the folder itself.
+    """Config, tokenizer and the like: small plain files of the folder itself. A link is one only
+    where a download cache has it: anything of this machine could become part of a model.
 
     :raises BakeError: one with a name that no folder of ours could hold.
     """
@@ -196,28 +255,55 @@ def files_of(folder: Path) -> dict[str, Path]:
             continue
         if path.is_file() and path.stat().st_size <= MAX_FILE_BYTES:
             try:
-                # A link of a download cache is followed: what it leads to is what is meant.
-                found[check_path(path.name)] = path.resolve()
+                if is_own(path):
+                    found[check_path(path.name)] = path.resolve()
             except ValueError as error:
                 raise BakeError(f"{folder}: {error}") from error
     return found
 
 
+def is_own(path: Path) -> bool:
+    """Whether a file's bytes lie in its folder, or in the ``blobs`` beside a cache's snapshots."""
+    if not path.is_symlink():
+        return True
+    folder = path.parent.resolve()
+    own = [folder]
+    if folder.parent.name == "snapshots":
+        own.append(folder.parent.parent / "blobs")
+    return any(path.resolve().is_relative_to(one) for one in own)
+
+
+def strays(folder: Path) -> list[str]:
+    """Names that a model's files have, and links out of the folder have here."""
+    return sorted(
+        path.name for path in folder.iterdir() if MODEL.match(path.name) and not is_own(path)
+    )
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """A plain file of ``most`` bytes at most; links are followed.
+
+    :raises BakeError: it cannot be read.
+    :raises Malformed: it is larger.
+    """
+    with asked(path), opened(path.resolve()) as file:
+        raw = bytearray()
+        while len(raw) <= most and (some := file.read(min(most + 1 - len(raw), PIECE_BYTES))):
+            raw += some
+    if len(raw) > most:
+        raise Malformed(str(path), f"is larger than {most} bytes")
+    return bytes(raw)
+
+
 def read_object(path: Path, most: int = DEFAULT.json_bytes) -> dict[str, Any]:
-    """A JSON object of ``most`` bytes at most.
+    """A JSON object of ``most`` bytes at most, which two readers cannot take for two.
 
     :raises BakeError: it cannot be read.
     :raises Malformed: it is something else.
     """
+    raw = read_whole(path, most)
     try:
-        with opened(path.resolve()) as file:
-            raw = file.read(most + 1) or b""
-    except OSError as error:
-        raise BakeError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(raw) > most:
-        raise Malformed(str(path), f"is larger than {most} bytes")
-    try:
-        value = json.loads(raw)
+        value = strict(raw)
     except (ValueError, RecursionError) as error:
         raise Malformed(str(path), f"not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -226,12 +312,14 @@ def read_object(path: Path, most: int = DEFAULT.json_bytes) -> dict[str, Any]:
 
 
 def _with(folder: Path, suffix: str) -> list[Path]:
-    return sorted(one for one in folder.glob(f"*{suffix}") if one.name not in NOT_WEIGHTS)
+    # A glob says nothing of a folder that it may not read.
+    there = (one for one in folder.iterdir() if one.name.endswith(suffix))
+    return sorted(one for one in there if one.name not in NOT_WEIGHTS)
 
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
-    return read_object(path) if path.is_file() else {}
+    return read_object(path, MAX_CONFIG_BYTES) if path.is_file() else {}
 
 
 def _listed(folder: Path, index: str) -> dict[str, str]:

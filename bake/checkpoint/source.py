@@ -4,11 +4,12 @@ A parser asks for ranges and never learns which it is, so each gives the same an
 outside the file is the file's fault, and said so.
 """
 
+import hashlib
 import io
 import mmap
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -18,6 +19,8 @@ from blob.files import opened
 
 # Up to here a range of a mapped file is read, not mapped.
 SHORT_BYTES = 512
+# What is read at once to be digested.
+PIECE_BYTES = 1024**2
 
 
 class Source(Protocol):
@@ -55,6 +58,29 @@ class Bytes:
     def forget(self, begin: int, end: int) -> None:
         """Bytes that were used up; these are nobody's to give back."""
 
+    @property
+    def stamp(self) -> tuple[int, ...]:
+        """What changes with the bytes: size, times and number of a file; nothing of memory."""
+        return ()
+
+    def check(self) -> None:
+        """Whether the bytes are still those that were there first.
+
+        :raises BakeError: they are not.
+        """
+
+    def sha256(self, stopped: Callable[[], bool]) -> str:
+        """Digest of all bytes; read once more, and given up as soon as ``stopped``."""
+        digest = hashlib.sha256()
+        for begin in range(0, self.size, PIECE_BYTES):
+            if stopped():
+                return ""
+            digest.update(self._piece(begin, min(begin + PIECE_BYTES, self.size)))
+        return digest.hexdigest()
+
+    def _piece(self, begin: int, end: int) -> memoryview | bytes:
+        return self.view[begin:end]
+
 
 class Mapped(Bytes):
     """A plain file, mapped. Short ranges are read instead: where few bytes are wanted here and
@@ -65,6 +91,7 @@ class Mapped(Bytes):
         super().__init__(whole, name)
         self._whole = whole
         self._descriptor = os.dup(descriptor)
+        self._stamp = _stamp(self._descriptor)
         weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, begin: int, end: int) -> memoryview:
@@ -76,9 +103,27 @@ class Mapped(Bytes):
             raise Malformed(self.name, f"ends at {begin + len(got)}, was {self.size} long")
         return memoryview(got)
 
+    @property
+    def stamp(self) -> tuple[int, ...]:
+        """Size, times of the last change and number, as they were when it was mapped."""
+        return self._stamp
+
+    def check(self) -> None:
+        """Whether nobody has written to it: what a map of it shows would be neither old nor new,
+        and beyond the end of one that was cut off lies no error, but the end of this process.
+        """
+        if _stamp(self._descriptor) != self._stamp:
+            raise BakeError(
+                f"{self.name}: changed while it was read", "start again when nobody writes to it"
+            )
+
+    def _piece(self, begin: int, end: int) -> bytes:
+        # Not by the map: its pages would count as memory of ours.
+        return os.pread(self._descriptor, end - begin, begin)
+
     def forget(self, begin: int, end: int) -> None:
         """Bytes that were used up stop counting as memory of ours."""
-        first = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE
+        first, end = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, min(end, self.size)
         if first < end:
             self._whole.madvise(mmap.MADV_DONTNEED, first, end - first)
 
@@ -121,7 +166,15 @@ def mapped(path: Path) -> Iterator[Bytes]:
             source = Mapped(whole, file.fileno(), str(path))
     except OSError as error:
         raise BakeError(f"{path}: cannot be read: {error.strerror}") from error
+    except RuntimeError as error:
+        # As pathlib tells of a link to itself.
+        raise BakeError(f"{path}: cannot be read: {error}") from error
     yield source
+
+
+def _stamp(descriptor: int) -> tuple[int, ...]:
+    told = os.fstat(descriptor)
+    return (told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino, told.st_dev)
 
 
 def check_range(source: Source, begin: int, end: int) -> None:

