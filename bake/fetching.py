@@ -12,6 +12,7 @@ from functools import partial
 
 from bake.fetch import Shown, fetch, is_here
 from bake.progress import bar
+from blob.files import printable
 from serve.choice import choose_model
 from serve.model import ModelSource, find_model
 from serve.settings import Settings, read_settings
@@ -56,10 +57,12 @@ def _fetch(parsed: argparse.Namespace) -> int:
         done = fetch(source, os.environ, steps, _say, force=parsed.force)
     if parsed.json:
         print(json.dumps(asdict(done) | {"folder": str(done.folder)}))
-    elif not done.new:
-        print(f"{done.folder}: there already, {done.bytes} bytes")
+        return 0
+    folder = printable(done.folder, 4096)
+    if not done.new:
+        print(f"{folder}: there already, {done.bytes} bytes")
     else:
-        print(f"wrote {done.folder}: {done.bytes} bytes of weights, {done.seconds:.1f} s")
+        print(f"wrote {folder}: {done.bytes} bytes of weights, {done.seconds:.1f} s")
         print(f"serve it: make serve MODEL={source.name}")
     return 0
 

