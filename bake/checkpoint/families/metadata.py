@@ -59,7 +59,8 @@ class Metadata:
         told = self.get(key)
         if told is None:
             return float(self._missing(key)) if default is None else default
-        if type(told) not in (int, float) or not np.isfinite(told) or abs(told) > 1e30:
+        # NaN is no smaller than anything; NumPy knows no whole number above 64 bits.
+        if type(told) not in (int, float) or not abs(told) <= 1e30:
             raise self._wrong(key, "no finite number")
         short = np.float32(told)
         return float(str(short)) if float(short) == told else float(told)
