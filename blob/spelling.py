@@ -24,13 +24,17 @@ def strict(raw: bytes) -> Any:
     """
     return json.loads(
         raw.decode(),
-        object_pairs_hook=_unique,
+        object_pairs_hook=unique,
         parse_constant=_no_constant,
         parse_float=_finite,
     )
 
 
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """For ``json``: a mapping of ``pairs``.
+
+    :raises ValueError: a key stands twice.
+    """
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key stands twice")

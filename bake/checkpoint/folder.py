@@ -3,6 +3,7 @@
 Finds the files and reads what describes them. Knows no format and opens no tensor.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from bake.checkpoint.limits import DEFAULT, ParseLimits
 from bake.checkpoint.source import PIECE_BYTES, Bytes, mapped
 from bake.errors import BakeError, Malformed
 from blob.files import check_path, opened
-from blob.spelling import strict
+from blob.spelling import unique
 
 CONFIG = "config.json"
 
@@ -303,7 +304,8 @@ def read_object(path: Path, most: int = DEFAULT.json_bytes) -> dict[str, Any]:
     """
     raw = read_whole(path, most)
     try:
-        value = strict(raw)
+        # Infinity is no JSON, and stands in configs (time_step_limit of Mamba).
+        value = json.loads(raw, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise Malformed(str(path), f"not JSON: {error}") from error
     if not isinstance(value, dict):
