@@ -15,7 +15,6 @@ RAW = bytes(range(256)) * 4
 ALIGNED = np.frombuffer(RAW, np.uint8).copy()
 
 
-
 def test_what_lies_in_a_row_is_not_copied():
     got = array(Bytes(memoryview(ALIGNED)), Tensor("a", "F32", (4, 8), 64, 128))
     assert np.shares_memory(got, ALIGNED)
