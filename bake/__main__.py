@@ -47,7 +47,6 @@ Exit status 0 done, 1 failed, 2 usage or configuration.
 """
 # What brings a package that is missing; all others come with "bake".
 EXTRAS = dict.fromkeys(("blake3", "llvmlite", "numba", "numpy", "safetensors"), "blob")
-EXTRAS["tokenizers"] = "checkpoint"
 ARCHIVE = Path("cache_import.tar.zst")
 
 
@@ -56,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run_verb(parser().parse_args(arguments))
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").split(".")[0], "bake")
-        hint = f"pip install 'preheat[{extra}]'"
-        print(f"preheat: {error.name} is not installed\nhint: {hint}", file=sys.stderr)
+        package = (error.name or "").partition(".")[0]
+        hint = f"pip install 'preheat[{EXTRAS.get(package, 'bake')}]'"
+        print(f"preheat: {package} is not installed\nhint: {hint}", file=sys.stderr)
         return 1
 
 
