@@ -1,6 +1,6 @@
 """Any checkpoint → a Hugging Face folder of plain BF16 (or F32) that vLLM serves.
 
-    find, parse ─► outputs ─► files of at most 2 GiB ─► DST.part ─► whole ─► DST
+    find, parse ─► outputs ─► files of at most 2 GiB ─► a folder beside ─► whole ─► DST
 
 Tensor by tensor: one is made while the last is written. What an interrupted run has finished is
 kept beside the folder, and taken over by the next if it would write the same.
@@ -212,12 +212,7 @@ def _check_whole(found: Found, config: Mapping[str, Any], outputs: Sequence[Outp
     :raises Malformed: naming those that are missing or of another shape.
     """
     shapes = {output.name: output.shape for output in outputs}
-    wrong = []
-    for name, shape in (families.expected(config) or {}).items():
-        if name not in shapes:
-            wrong.append(f"{name} is missing")
-        elif tuple(shapes[name]) != tuple(shape):
-            wrong.append(f"{name}: expected {list(shape)}, got {list(shapes[name])}")
+    wrong = list(families.misfits(families.expected(config) or {}, shapes))
     if wrong:
         more = f"; and {len(wrong) - TOLD} more" if len(wrong) > TOLD else ""
         detail = f"not what {CONFIG} says: {'; '.join(wrong[:TOLD])}{more}"

@@ -255,11 +255,7 @@ def _zeros(shard: Shard, tensor: Tensor) -> bool:
 def _misfits(
     expected: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[str]:
-    for name, shape in expected.items():
-        if name not in shapes:
-            yield f"{name} is missing"
-        elif tuple(shapes[name]) != tuple(shape):
-            yield f"{name}: expected {list(shape)}, got {list(shapes[name])}"
+    yield from families.misfits(expected, shapes)
     for name in shapes:
         if name not in expected and not name.endswith(SPARE):
             yield f"{name} is of no part of the model"

@@ -5,7 +5,7 @@ metadata ─► config ─► rows (name, shape, change) ─► outputs
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,17 @@ def expected(config: Config) -> Mapping[str, tuple[int, ...]] | None:
     text: dict[str, Any] = {**config, **inner} if isinstance(inner, dict) else dict(config)
     rows = wanted(family, family.model(text))
     return {_placed(row.name, prefixed): row.shape for row in rows}
+
+
+def misfits(
+    expected: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[str]:
+    """What of ``expected`` is missing among ``shapes``, or has another shape; by name."""
+    for name, shape in expected.items():
+        if name not in shapes:
+            yield f"{name} is missing"
+        elif tuple(shapes[name]) != tuple(shape):
+            yield f"{name}: expected {list(shape)}, got {list(shapes[name])}"
 
 
 def _placed(name: str, prefixed: bool) -> str:
