@@ -124,7 +124,7 @@ bench-blob: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval $(STAMP)-zipnn ## cod
 	$(BIN)/python -m scripts.measure_rounding
 
 .PHONY: bench-checkpoint
-bench-checkpoint: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval ## inspection, dequantizing, conversion, logits: 6 GB of disk, 20 minutes
+bench-checkpoint: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval ## inspection, dequantizing, conversion, logits: 6 GB of disk, 40 minutes
 	$(BIN)/python -m scripts.measure_inspect
 	$(BIN)/python -m scripts.measure_dequant
 	$(BIN)/python -m scripts.measure_conversion_cost
