@@ -55,9 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run_verb(parser().parse_args(arguments))
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
+        name = error.name or ""
+        # A part of one of these, as numpy.typing, is not what a person installs.
+        package = name.partition(".")[0]
         hint = f"pip install 'preheat[{EXTRAS.get(package, 'bake')}]'"
-        print(f"preheat: {package} is not installed\nhint: {hint}", file=sys.stderr)
+        missing = package if package in EXTRAS else name
+        print(f"preheat: {missing} is not installed\nhint: {hint}", file=sys.stderr)
         return 1
 
 
