@@ -57,9 +57,10 @@ def test_every_kind_is_sampled_and_the_limit_is_of_the_same_run(
     figures = script.summary(samples, blob, 1.0)
     assert figures["bytes"] == blob.manifest.size
     for row in figures["threads"].values():
-        assert row["pieces_of_limit"] == pytest.approx(
-            row["limit_seconds"] / row["pieces_seconds"], rel=0.2
-        )
+        # Seconds are told in thousandths, of which these take a few.
+        limit, pieces, half = row["limit_seconds"], row["pieces_seconds"], 0.0006
+        least, most = (limit - half) / (pieces + half), (limit + half) / max(pieces - half, 1e-9)
+        assert least - 0.001 <= row["pieces_of_limit"] <= most + 0.001
 
 
 def test_the_plain_way_gives_the_same_bytes_or_fails(
