@@ -11,13 +11,14 @@ done, and what an interrupted run has finished is taken over by the next:
 """
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -202,12 +203,11 @@ def _ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 def _largest(folder: Path) -> int:
     """Bytes of the largest file below ``folder``: of a download, how far it is."""
     most = 0
-    for path in folder.rglob("*"):
-        try:
-            most = max(most, path.stat().st_size)
-        except FileNotFoundError:
-            # Moved or removed just now.
-            continue
+    # Not rglob, which fails at a folder that pip removes meanwhile.
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                most = max(most, (Path(where) / name).stat().st_size)
     return most
 
 
