@@ -115,11 +115,15 @@ class Timer:
         self.progress.end(name, took)
 
 
+def silent(_done: int, _total: int) -> None:
+    """Show no progress."""
+
+
 @contextmanager
 def bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar of bytes on a terminal's standard error; nothing elsewhere."""
     if quiet or not sys.stderr.isatty():
-        yield lambda _done, _total: None
+        yield silent
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn

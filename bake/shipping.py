@@ -18,6 +18,7 @@ from typing import IO
 from bake import tree
 from bake.archive import DEPTH, BadArchive, Limits, Stream, members, pack
 from bake.errors import BakeError
+from bake.progress import silent
 from blob.files import check_path, sync
 from serve import manifest, signature
 from serve.signature import Keys, NotSigned
@@ -27,10 +28,6 @@ SIGNED = "sign it where it was baked: preheat bake sign ROOT --key FILE; or unse
 
 # Bytes done of bytes in all.
 Progress = Callable[[int, int], None]
-
-
-def silent(_done: int, _total: int) -> None:
-    """Show no progress."""
 
 
 @dataclass(frozen=True)

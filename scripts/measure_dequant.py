@@ -16,7 +16,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -32,7 +32,7 @@ from bake.checkpoint.dequant.ggml import BLOCKS, dequantize
 from blob.codecs import Bfloats, Floats, bfloat16
 from experiments.record import Record, add, now, this_machine
 from scripts.dequant_peers import Bytes, by_c, by_gguf, gguf_reads, quantized
-from scripts.quiet import Sample, sampled, timed
+from scripts.quiet import attempts
 from scripts.starts import NotMeasured
 from serve.plan import versions
 from serve.settings import REPOSITORY
@@ -230,7 +230,7 @@ def taken(
         case.repeats = max(1, round(long_enough / (time.perf_counter() - began)))
     for _ in range(parsed.rounds):
         for case in all_cases:
-            for sample, kept in attempts(case, busy):
+            for sample, kept in attempts(case.work, case.repeats, busy=busy):
                 rate = size * case.repeats / sample.seconds / 1e6
                 if kept:
                     case.rates.append(rate)
@@ -239,26 +239,6 @@ def taken(
                     | {"repeats": case.repeats, "others": sample.others, "kept": kept}
                 )
     return all_cases
-
-
-def attempts(case: Case, busy: bool) -> Iterator[tuple[Sample, bool]]:
-    """Samples of a case, and which of them count.
-
-    :raises NotMeasured: others never rest.
-    """
-
-    def work() -> None:
-        for _ in range(case.repeats):
-            case.work()
-
-    if busy:
-        with timed() as sample:
-            work()
-        yield sample, True
-        return
-    kept, rejected = sampled(work)
-    yield from ((one, False) for one in rejected)
-    yield kept, True
 
 
 def rates(all_cases: Sequence[Case]) -> dict[str, dict[str, float]]:

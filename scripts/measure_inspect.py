@@ -31,7 +31,7 @@ from bake.checkpoint.contents import Contents
 from bake.checkpoint.source import mapped
 from experiments.record import Record, add, now, this_machine
 from scripts import inspected_files
-from scripts.quiet import Sample, sampled, timed
+from scripts.quiet import attempts
 from scripts.starts import NotMeasured
 from serve.plan import versions
 from serve.settings import REPOSITORY
@@ -254,7 +254,7 @@ def measured(cases: Sequence[Case], parsed: argparse.Namespace) -> Iterator[dict
         case.repeats = max(1, round(seconds_of(parsed) / (time.perf_counter() - began)))
     turns = [case for _ in range(parsed.rounds) for case in cases]
     for case in track(turns, "measuring", console=Console(stderr=True)):
-        for sample, kept in attempts(case, parsed.busy or parsed.quick):
+        for sample, kept in attempts(case.work, case.repeats, busy=parsed.busy or parsed.quick):
             yield {
                 "subject": case.subject,
                 "by": case.by,
@@ -263,23 +263,6 @@ def measured(cases: Sequence[Case], parsed: argparse.Namespace) -> Iterator[dict
                 "others": sample.others,
                 "kept": kept,
             }
-
-
-def attempts(case: Case, busy: bool) -> Iterator[tuple[Sample, bool]]:
-    """Samples of ``case`` until one is kept; with ``busy``, whatever others did."""
-
-    def work() -> None:
-        for _ in range(case.repeats):
-            case.work()
-
-    if busy:
-        with timed() as sample:
-            work()
-        yield sample, True
-        return
-    kept, rejected = sampled(work)
-    yield from ((sample, False) for sample in rejected)
-    yield kept, True
 
 
 def summary(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

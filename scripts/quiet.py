@@ -62,3 +62,26 @@ def sampled(work: Callable[[], object]) -> tuple[Sample, list[Sample]]:
         time.sleep(1)
     others = min(sample.others for sample in rejected)
     raise NotMeasured(f"others never took less than {others:.0%} of this machine")
+
+
+def attempts(
+    work: Callable[[], object], repeats: int, *, busy: bool
+) -> Iterator[tuple[Sample, bool]]:
+    """Samples of so many times ``work``, and which of them count: with ``busy`` the first, whatever
+    others did.
+
+    :raises NotMeasured: others never rest.
+    """
+
+    def whole() -> None:
+        for _ in range(repeats):
+            work()
+
+    if busy:
+        with timed() as sample:
+            whole()
+        yield sample, True
+        return
+    kept, rejected = sampled(whole)
+    yield from ((one, False) for one in rejected)
+    yield kept, True

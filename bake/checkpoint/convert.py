@@ -52,6 +52,7 @@ from bake.checkpoint.writing import (
     write,
 )
 from bake.errors import BakeError, Malformed, Unsupported
+from bake.progress import silent
 from blob.errors import BlobError
 from blob.files import check_name, replace
 from blob.rows import cores
@@ -98,7 +99,7 @@ def convert(  # noqa: PLR0913 - what, where, and how
     src: Path,
     dst: Path,
     dtype: str = "BF16",
-    progress: Progress = lambda _done, _total: None,
+    progress: Progress = silent,
     *,
     config: Path | None = None,
     force: bool = False,

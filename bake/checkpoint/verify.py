@@ -23,6 +23,7 @@ from bake.checkpoint.limits import DEFAULT, ParseLimits
 from bake.checkpoint.output import Output
 from bake.checkpoint.settings import settings_of
 from bake.errors import BakeError
+from bake.progress import silent
 from blob.files import digest, opened
 from blob.rows import cores
 
@@ -98,7 +99,7 @@ def verify(  # noqa: PLR0913 - what, how much of it, and how
     *,
     full: bool = False,
     digests: Mapping[str, str] | None = None,
-    progress: Progress = lambda _done, _total: None,
+    progress: Progress = silent,
     threads: int | None = None,
     limits: ParseLimits = DEFAULT,
 ) -> Report:

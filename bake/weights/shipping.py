@@ -8,6 +8,7 @@ from pathlib import Path
 from bake import tree
 from bake.archive import pack
 from bake.errors import BakeError
+from bake.progress import silent
 from bake.shipping import (
     Arrived,
     Kind,
@@ -15,7 +16,6 @@ from bake.shipping import (
     Shipped,
     Terms,
     replacing,
-    silent,
     sized,
     told,
     unpack,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from scripts import measure_dequant as script
+from scripts import quiet
 
 
 def test_types_are_measured_beside_their_peers_and_recorded(
@@ -52,8 +53,8 @@ def test_nothing_is_measured_of_other_bytes(
 def test_a_sample_beside_others_work_is_kept_out_of_the_figures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loud, still = script.Sample(1.0, 0.5), script.Sample(2.0, 0.0)
-    monkeypatch.setattr(script, "sampled", lambda work: (still, [loud]))
+    loud, still = quiet.Sample(1.0, 0.5), quiet.Sample(2.0, 0.0)
+    monkeypatch.setattr(quiet, "sampled", lambda work: (still, [loud]))
     case, samples = script.Case("f32 1", lambda: None), []
     parsed = script.parser().parse_args(["--rounds", "1"])
     script.taken("Q8_0", [case], parsed, samples)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import measure_inspect
+from scripts import measure_inspect, quiet
 from scripts.measure_inspect import OURS, Case, Different
 from scripts.quiet import Sample
 from scripts.starts import NotMeasured
@@ -60,8 +60,8 @@ def test_a_sample_beside_others_work_is_kept_out_of_the_figures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     case = Case("a", OURS, int, lambda _: set(), repeats=2)
-    monkeypatch.setattr(measure_inspect, "sampled", lambda _: (Sample(0.004), [Sample(9.0, 0.5)]))
-    assert list(measure_inspect.attempts(case, busy=False)) == [
+    monkeypatch.setattr(quiet, "sampled", lambda _: (Sample(0.004), [Sample(9.0, 0.5)]))
+    assert list(quiet.attempts(case.work, case.repeats, busy=False)) == [
         (Sample(9.0, 0.5), False),
         (Sample(0.004), True),
     ]
@@ -80,6 +80,6 @@ def test_others_that_never_rest_end_it(
 
     case = Case("a", OURS, int, lambda _: set())
     monkeypatch.setattr(measure_inspect, "cases_in", lambda *_: [case])
-    monkeypatch.setattr(measure_inspect, "sampled", never)
+    monkeypatch.setattr(quiet, "sampled", never)
     assert measure_inspect.main(["--rounds", "1"]) == 1
     assert "others never rest" in capsys.readouterr().err

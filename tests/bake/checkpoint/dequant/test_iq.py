@@ -1,7 +1,6 @@
 """Blocks of the IQ types are read as ggml reads them, whatever the bytes; BF16 is that, rounded."""
 
 import ctypes
-import mmap
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -17,6 +16,7 @@ from bake.checkpoint.dequant.ggml import dequantize
 from bake.checkpoint.dequant.iq import DECODERS
 from blob.codecs import bfloat16
 from blob.codecs.k_decode import flat
+from tests.bake.checkpoint.dequant.peers import between_pages_nobody_may_touch
 from tests.blob.codecs import ggml, super_blocks
 
 KINDS = list(DECODERS)
@@ -196,19 +196,6 @@ def test_a_tensor_is_the_same_bytes_on_any_number_of_threads(kind, dtype):
         out = np.full_like(whole, 7)
         dequantize(kind, blocks, out, threads)
         assert out.tobytes() == whole.tobytes()
-
-
-def between_pages_nobody_may_touch(size):
-    """Two arrays of bytes: the first begins where a page does, the second ends where one does."""
-    page = mmap.PAGESIZE
-    inside = -(-size // page) * page
-    memory = mmap.mmap(-1, inside + 2 * page)
-    whole = np.frombuffer(memory, np.uint8)
-    protect = ctypes.CDLL(None, use_errno=True).mprotect
-    protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    for start in (0, inside + page):
-        assert protect(whole.ctypes.data + start, page, 0) == 0
-    return whole[page : page + size], whole[page + inside - size : page + inside]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint16])
