@@ -32,6 +32,7 @@ from blob.names import CODECS
 from blob.registry import codec_of
 from experiments.record import Record, add, now, this_machine
 from scripts.codec_peers import GGML, compressed_decode, ggml_encode, integers_of
+from scripts.options import add_sampling, sample_seconds
 from scripts.starts import DEADLINE_SECONDS, NotMeasured, cpu_times
 from serve.plan import versions
 from serve.settings import REPOSITORY
@@ -99,7 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine=machine,
         variant={"versions": versions() | {peer: version(peer) for peer in PEERS}},
         parameters={"rows": rows, "columns": COLUMNS, "rounds": parsed.rounds, "codecs": names}
-        | {"sample_seconds": seconds_of(parsed), "foreign_share": FOREIGN, "params": PARAMS},
+        | {
+            "sample_seconds": sample_seconds(parsed),
+            "foreign_share": FOREIGN,
+            "params": PARAMS,
+        },
         summary={"rates": rates(samples), "losses": error},
         samples=samples,
     )
@@ -118,25 +123,12 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--rounds", type=int, default=7, help="samples of each kind (7)")
     # As large as a linear of a model of 8 B is: on matrices that fit in a cache, what is written
     # for whole tensors is several times quicker, and nobody has such.
     top.add_argument("--rows", type=int, default=4096, help=f"of {COLUMNS} columns (4096)")
     top.add_argument("--only", action="append", choices=list(CODECS), help="these codecs (all)")
-    top.add_argument("--busy", action="store_true", help="keep samples taken beside others' work")
-    top.add_argument(
-        "--quick", action="store_true", help="a small matrix, short samples; implies --busy"
-    )
-    top.add_argument("--json", action="store_true", help="figures as JSON, not as a table")
-    top.add_argument(
-        "--record", action=argparse.BooleanOptionalAction, default=True, help="add a record (yes)"
-    )
+    add_sampling(top, 7, "a small matrix", seconds=SAMPLE_SECONDS)
     return top
-
-
-def seconds_of(parsed: argparse.Namespace) -> float:
-    """How long a sample lasts at least."""
-    return 0.001 if parsed.quick else SAMPLE_SECONDS
 
 
 def normal(rows: int) -> Floats:
@@ -274,7 +266,10 @@ def measured(cases: Sequence[Case], parsed: argparse.Namespace) -> Iterator[dict
     :raises NotMeasured: the others never rest.
     """
     threads = sorted({1, 2, this_machine().cores})
-    long_enough, deadline = seconds_of(parsed), time.monotonic() + DEADLINE_SECONDS
+    long_enough, deadline = (
+        sample_seconds(parsed),
+        time.monotonic() + DEADLINE_SECONDS,
+    )
     keep = parsed.busy or parsed.quick
     turns = [(case, count) for case in cases for count in threads]
     with ThreadPoolExecutor(max(threads)) as pool:

@@ -32,6 +32,7 @@ from bake.checkpoint.dequant.ggml import BLOCKS, dequantize
 from blob.codecs import Bfloats, Floats, bfloat16
 from experiments.record import Record, add, now, this_machine
 from scripts.dequant_peers import Bytes, by_c, by_gguf, gguf_reads, quantized
+from scripts.options import add_sampling, sample_seconds
 from scripts.quiet import attempts
 from scripts.starts import NotMeasured
 from serve.plan import versions
@@ -95,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine=machine,
         variant={"versions": versions() | {peer: version(peer) for peer in PEERS}},
         parameters={"rows": rows, "columns": COLUMNS, "rounds": parsed.rounds, "types": names}
-        | {"sample_seconds": seconds_of(parsed), "busy": parsed.busy or parsed.quick},
+        | {
+            "sample_seconds": sample_seconds(parsed),
+            "busy": parsed.busy or parsed.quick,
+        },
         summary=summary,
         samples=samples,
     )
@@ -114,22 +118,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--rounds", type=int, default=5, help="samples of each kind (5)")
     top.add_argument("--only", action="append", choices=list(BLOCKS), help="these types (all)")
-    top.add_argument("--busy", action="store_true", help="keep samples taken beside others' work")
-    top.add_argument(
-        "--quick", action="store_true", help="a small matrix, short samples; implies --busy"
-    )
-    top.add_argument("--json", action="store_true", help="figures as JSON, not as a table")
-    top.add_argument(
-        "--record", action=argparse.BooleanOptionalAction, default=True, help="add a record (yes)"
-    )
+    add_sampling(top, 5, "a small matrix", seconds=SAMPLE_SECONDS)
     return top
-
-
-def seconds_of(parsed: argparse.Namespace) -> float:
-    """How long a sample lasts at least."""
-    return 0.001 if parsed.quick else SAMPLE_SECONDS
 
 
 def measured(
@@ -222,7 +213,7 @@ def taken(
 
     :raises NotMeasured: others never rest.
     """
-    busy, long_enough = parsed.busy or parsed.quick, seconds_of(parsed)
+    busy, long_enough = parsed.busy or parsed.quick, sample_seconds(parsed)
     size = COLUMNS * (64 if parsed.quick else ROWS)
     for case in all_cases:
         began = time.perf_counter()

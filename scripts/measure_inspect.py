@@ -31,6 +31,7 @@ from bake.checkpoint.contents import Contents
 from bake.checkpoint.source import mapped
 from experiments.record import Record, add, now, this_machine
 from scripts import inspected_files
+from scripts.options import add_sampling, sample_seconds
 from scripts.quiet import attempts
 from scripts.starts import NotMeasured
 from serve.plan import versions
@@ -93,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command=["python", "-m", "scripts.measure_inspect", *sys.argv[1:]],
         machine=machine,
         variant={"versions": versions() | peers()},
-        parameters={"rounds": parsed.rounds, "sample_seconds": seconds_of(parsed)}
+        parameters={
+            "rounds": parsed.rounds,
+            "sample_seconds": sample_seconds(parsed),
+        }
         | {"busy": parsed.busy or parsed.quick, "tokens": tokens_of(parsed)}
         | {"tensors": len(inspected_files.names()), "sparse_megabytes": MEGABYTES},
         summary=summary(samples),
@@ -114,22 +118,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--rounds", type=int, default=5, help="samples of each kind (5)")
     top.add_argument("--folder", type=Path, help="where the files are made (TMPDIR)")
-    top.add_argument("--busy", action="store_true", help="keep samples taken beside others' work")
-    top.add_argument(
-        "--quick", action="store_true", help="small files, short samples; implies --busy"
-    )
-    top.add_argument("--json", action="store_true", help="figures as JSON, not as a table")
-    top.add_argument(
-        "--record", action=argparse.BooleanOptionalAction, default=True, help="add a record (yes)"
-    )
+    add_sampling(top, 5, "small files", seconds=SAMPLE_SECONDS)
     return top
-
-
-def seconds_of(parsed: argparse.Namespace) -> float:
-    """How long a sample lasts at least."""
-    return 0.001 if parsed.quick else SAMPLE_SECONDS
 
 
 def tokens_of(parsed: argparse.Namespace) -> int:
@@ -251,7 +242,7 @@ def measured(cases: Sequence[Case], parsed: argparse.Namespace) -> Iterator[dict
             raise Different(f"{case.subject}: {case.by} found other tensors")
         began = time.perf_counter()
         case.work()
-        case.repeats = max(1, round(seconds_of(parsed) / (time.perf_counter() - began)))
+        case.repeats = max(1, round(sample_seconds(parsed) / (time.perf_counter() - began)))
     turns = [case for _ in range(parsed.rounds) for case in cases]
     for case in track(turns, "measuring", console=Console(stderr=True)):
         for sample, kept in attempts(case.work, case.repeats, busy=parsed.busy or parsed.quick):
