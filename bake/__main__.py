@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bake import fetching
+from bake import deriving, fetching
 from bake.checkpoint import verbs as checkpoints
 from bake.progress import bar
 from bake.progress import shown as progress_of_phases
+from bake.quantize import verbs as quantizing
+from bake.vocabulary import verbs as vocabularies
 from bake.weights import verbs as weights
 from serve import __version__, baked
 from serve.choice import choose_model
@@ -35,6 +37,7 @@ EXAMPLES = """examples:
   preheat bake keygen --out ~/.preheat
   preheat bake sign .cache/baked/cpu/tiny/seq8-best --key ~/.preheat/preheat.key
   preheat bake fetch smollm2-135m
+  preheat bake derive awq --model tiny
   preheat bake inspect model.gguf --tensors
   preheat bake convert model.gguf weights/mine
   preheat bake verify-checkpoint weights/mine --full
@@ -83,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
     _sign_options(_verb(verbs, "sign", _sign, "sign the manifest of a baked root"))
     checkpoints.add(partial(_verb, verbs))
     fetching.add(partial(_verb, verbs))
+    deriving.add(partial(_verb, verbs))
+    vocabularies.add(partial(_verb, verbs))
+    quantizing.add(partial(_verb, verbs))
     weights.add(partial(_verb, verbs))
     return top
 

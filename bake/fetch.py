@@ -25,6 +25,7 @@ from pathlib import Path
 
 from bake import tree
 from bake.errors import BakeError, Busy
+from bake.progress import Shown
 from blob.files import digest, replace
 from serve.errors import ConfigError
 from serve.model import ModelSource, load_model
@@ -39,8 +40,6 @@ TAIL_LINES = 4
 NAMES = "fetch takes a name of experiments/models"
 TINY = "MODEL=tiny ships and needs no network"
 
-# Bytes done, and bytes in all; 0 where nobody knows.
-Shown = Callable[[int, int], None]
 # Shows a step by its name for as long as it takes.
 Steps = Callable[[str], AbstractContextManager[Shown]]
 

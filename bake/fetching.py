@@ -3,24 +3,18 @@
 import argparse
 import json
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 
-from bake.fetch import Shown, fetch, is_here
-from bake.progress import bar
+from bake.fetch import fetch, is_here
+from bake.progress import say, timed_bar
 from blob.files import printable
 from serve.choice import choose_model
+from serve.cli import Add
 from serve.model import ModelSource, find_model
 from serve.settings import Settings, read_settings
 from serve.target import choose_target, probe_gpu
 from serve.variant import known_variants, load_variant
-
-Run = Callable[[argparse.Namespace], int]
-Add = Callable[[str, Run, str], argparse.ArgumentParser]
 
 
 def add(verb: Add) -> None:
@@ -53,8 +47,8 @@ def _fetch(parsed: argparse.Namespace) -> int:
     from bake.baking import terminated_as_interrupted
 
     with terminated_as_interrupted():
-        steps = partial(_step, quiet=parsed.json)
-        done = fetch(source, os.environ, steps, _say, force=parsed.force)
+        steps = partial(timed_bar, quiet=parsed.json)
+        done = fetch(source, os.environ, steps, say, force=parsed.force)
     if parsed.json:
         print(json.dumps(asdict(done) | {"folder": str(done.folder)}))
         return 0
@@ -81,16 +75,3 @@ def _source(parsed: argparse.Namespace, settings: Settings) -> ModelSource:
     target = choose_target(settings.target, probe_gpu(), settings.experiments)
     choice = choose_model(settings.model, target, variants)
     return find_model(choice.model, settings.experiments)
-
-
-@contextmanager
-def _step(what: str, *, quiet: bool) -> Iterator[Shown]:
-    began = time.monotonic()
-    with bar(what, quiet=quiet) as shown:
-        yield shown
-    if not quiet:
-        _say(f"  {what}: {time.monotonic() - began:.1f} s")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
+# Is told what is done, of how much: bytes; of 0 where nobody knows.
+Shown = Callable[[int, int], None]
+
 
 class Progress(Protocol):
     """What a work tells while it goes on."""
@@ -120,7 +123,7 @@ def silent(_done: int, _total: int) -> None:
 
 
 @contextmanager
-def bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def bar(what: str, *, quiet: bool) -> Iterator[Shown]:
     """A bar of bytes on a terminal's standard error; nothing elsewhere."""
     if quiet or not sys.stderr.isatty():
         yield silent
@@ -132,3 +135,18 @@ def bar(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task(what, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+@contextmanager
+def timed_bar(what: str, *, quiet: bool) -> Iterator[Shown]:
+    """``bar``, and how long it took as a line that stays."""
+    began = time.monotonic()
+    with bar(what, quiet=quiet) as shown:
+        yield shown
+    if not quiet:
+        say(f"  {what}: {time.monotonic() - began:.1f} s")
+
+
+def say(line: str) -> None:
+    """One line on standard error, at once."""
+    print(line, file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -170,6 +171,24 @@ def receive(file: Path, baked: Path, terms: Terms, progress: Progress = silent) 
         lambda root: _check(root, terms.keys),
     )
     return unpack(file, baked, terms, kind, progress)
+
+
+def names(file: Path, limits: Limits) -> tuple[str, ...]:
+    """The roots that the archive ``file`` holds, read through to its end; nothing is written.
+
+    :raises BakeError: the archive is not sound.
+    """
+    found: dict[str, None] = {}
+    try:
+        with file.open("rb") as opened:
+            for member, content in members(Stream(opened, limits), limits, DEPTH):
+                found[member.root] = None
+                deque(content, maxlen=0)
+    except BadArchive as error:
+        raise BadArchive(f"{file}: {error.what}", error.hint) from error
+    except OSError as error:
+        raise failed(error, file) from error
+    return tuple(found)
 
 
 def unpack(file: Path, below: Path, terms: Terms, kind: Kind, progress: Progress) -> Arrived:

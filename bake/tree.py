@@ -1,9 +1,9 @@
-"""The folder of a baked root while it is made: one maker at a time, beside the root, then whole.
+"""A folder while it is made: one maker at a time, beside where it will be, then whole.
 
     .R.preheat.lock     flock of the maker; stays, as its removal would let two in
     .R.preheat.part     what is being made: never used by anyone, removed by the next maker
-    .R.preheat.old      the root that is being replaced, for as long as two renames take
-    R                   what serves
+    .R.preheat.old      what is being replaced, for as long as two renames take
+    R                   what was made: a baked root, a checkpoint
 
 Names that nobody else gives: ``R.old`` is somebody's backup, and ``Cargo.lock`` no lock of ours.
 Knows no contents.
@@ -109,14 +109,27 @@ def seal(root: Path) -> None:
         Path(folder).chmod(SEALED_FOLDER)
 
 
-def put_in_place(root: Path) -> None:
-    """Under the lock: what was made becomes ``R``. What was ``R`` is moved aside, then removed."""
+def settle(folder: Path) -> None:
+    """Make the files of ``folder`` survive a power cut, and their names: of copies nothing does."""
+    for path in (one for one in folder.rglob("*") if one.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync(folder)
+
+
+def put_in_place(root: Path, made: Path | None = None) -> None:
+    """Under the lock: what was made becomes ``R``. What was ``R`` is moved aside, then removed.
+
+    ``made`` is a folder in ``.R.preheat.part``, of which nothing else stays.
+    """
     part, old = beside(root, ".part"), beside(root, ".old")
     if root.exists():
         root.rename(old)
-    part.rename(root)
+    (made or part).rename(root)
     sync(root.parent)
     remove(old)
+    if made:
+        remove(part)
 
 
 def remove(tree: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bake import tree
-from bake.checkpoint import families, resume, schemes, standing
+from bake.checkpoint import families, resume, schemes, standing, whole
 from bake.checkpoint.arrays import array
 from bake.checkpoint.digests import Digests
 from bake.checkpoint.folder import (
@@ -60,11 +60,6 @@ from serve import __version__
 
 DTYPES: Mapping[str, str] = {"BF16": "bfloat16", "F32": "float32"}
 Progress = Callable[[int, int], None]
-# Tensors that one message names.
-TOLD = 5
-INCOMPLETE = (
-    f"fetch all of its files, {CONFIG} among them; preheat bake verify-checkpoint tells more"
-)
 
 
 @dataclass(frozen=True)
@@ -189,7 +184,7 @@ def _of_folder(
     there = located(shards)
     tensors = {name: tensor for name, (_, tensor) in there.items()}
     outputs = tuple(schemes.plan(tensors, config, reader(there)))
-    _check_whole(found, config, outputs)
+    whole.check(found.path, config, {output.name: output.shape for output in outputs})
     told = {**about, "quantization": schemes.detect(tensors, config)}
     plain = json.dumps(without_settings(config)).encode()
     files: dict[str, Path | bytes] = {**found.files, CONFIG: plain}
@@ -205,19 +200,6 @@ def _check_links(found: Found) -> None:
             f"{folder}: {names[0]} is a link that leads out of it, which is not followed",
             "put the file itself there, or take the link away",
         )
-
-
-def _check_whole(found: Found, config: Mapping[str, Any], outputs: Sequence[Output]) -> None:
-    """Whether a family that is known finds all of its tensors, in its shapes. More do no harm.
-
-    :raises Malformed: naming those that are missing or of another shape.
-    """
-    shapes = {output.name: output.shape for output in outputs}
-    wrong = list(families.misfits(families.expected(config) or {}, shapes))
-    if wrong:
-        more = f"; and {len(wrong) - TOLD} more" if len(wrong) > TOLD else ""
-        detail = f"not what {CONFIG} says: {'; '.join(wrong[:TOLD])}{more}"
-        raise Malformed(str(found.path), detail, hint=INCOMPLETE)
 
 
 def _checked(job: Job, found: Found) -> Job:

@@ -17,7 +17,7 @@ from bake.checkpoint.contents import Contents, Tensor
 from bake.checkpoint.formats import parse
 from bake.checkpoint.limits import DEFAULT, ParseLimits
 from bake.checkpoint.source import PIECE_BYTES, Bytes, mapped
-from bake.errors import BakeError, Malformed
+from bake.errors import BakeError, Malformed, Unsupported
 from blob.files import check_path, opened
 from blob.spelling import unique
 
@@ -186,6 +186,18 @@ def open_shard(path: Path, limits: ParseLimits = DEFAULT) -> Shard:
     """One file of weights, mapped and parsed; errors as ``open_shards``."""
     with mapped(path) as source:
         return Shard(path, source, parse(source, limits))
+
+
+def check_safetensors(shards: Sequence[Shard], folder: Path) -> None:
+    """Refuse files of weights in any other format.
+
+    :raises Unsupported: naming the first, and how it is converted.
+    """
+    if others := [one for one in shards if one.contents.format != "safetensors"]:
+        raise Unsupported(
+            f"{others[0].path}: is {others[0].contents.format}, not safetensors",
+            f"convert it first: preheat bake convert {folder} NEW-FOLDER",
+        )
 
 
 def located(shards: Sequence[Shard]) -> dict[str, tuple[Shard, Tensor]]:

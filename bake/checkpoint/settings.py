@@ -16,6 +16,13 @@ def settings_of(config: Mapping[str, Any]) -> object:
     return None
 
 
+def tied(config: Mapping[str, Any]) -> bool | None:
+    """Whether the head is the embedding, as vLLM asks: of the text's part first. None: not told."""
+    inner = config.get("text_config")
+    told = {**config, **(inner if isinstance(inner, Mapping) else {})}.get("tie_word_embeddings")
+    return None if told is None else bool(told)
+
+
 def without_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` as of a model that nobody quantized."""
     kept = {key: value for key, value in config.items() if key not in SETTINGS}

@@ -1,8 +1,10 @@
 """Where a conversion may write: what stands there, and what the system said when it could not."""
 
 import errno
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from bake import tree
 from bake.checkpoint.folder import asked
@@ -58,6 +60,41 @@ def check_apart(dst: Path, src: Path) -> None:
         raise BakeError(f"{dst}: holds the source {src}", ELSEWHERE)
     if tree.is_in_work_of(src, dst):
         raise BakeError(f"{dst}: its maker works in {src}, and would remove the source", ELSEWHERE)
+
+
+def check_free(dst: Path, src: Path, done: Sequence[str] = ()) -> None:
+    """Whether ``dst`` may be made, and nothing has to be replaced for it. ``done`` is why it might
+    be there.
+
+    :raises BakeError: something is there, it is in the source, or holds it, or nothing can be
+        written there.
+    """
+    if os.path.lexists(dst):
+        told = "; ".join([f"{dst}: exists already", *done])
+        raise BakeError(told, "choose another folder, or move it away")
+    try:
+        check_apart(dst, src)
+    except (OSError, RuntimeError) as error:
+        raise BakeError(f"{dst}: {error}", ELSEWHERE) from error
+    _check_writable(dst)
+
+
+def _check_writable(dst: Path) -> None:
+    """What is found in an hour's search is not to be lost for want of a place."""
+    above = next(one for one in dst.absolute().parents if one.exists())
+    try:
+        with TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise unwritten(OSError(error.errno, error.strerror), dst) from error
+
+
+def free(dst: Path, src: Path) -> None:
+    """Under the lock: undo what a killed maker left, and only then see whether ``dst`` is free.
+
+    :raises BakeError: as ``check_free``; what came back by that is told.
+    """
+    check_free(dst, src, tree.recover(dst))
 
 
 def _check_there(dst: Path, *, force: bool) -> None:

@@ -4,14 +4,13 @@ import argparse
 import json
 import re
 import stat
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from bake.errors import BakeError
 from bake.progress import bar
 from blob.files import printable
-from serve.cli import positive
+from serve.cli import Add, positive
 
 # A path has lost the second slash.
 ADDRESS = re.compile(r"(https?):/", re.IGNORECASE)
@@ -21,9 +20,6 @@ KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
-Run = Callable[[argparse.Namespace], int]
-# Makes the parser of a verb: its name, what runs it, and a sentence.
-Add = Callable[[str, Run, str], argparse.ArgumentParser]
 
 
 def add(verb: Add) -> None:

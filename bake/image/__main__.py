@@ -9,9 +9,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bake import shipping
 from bake.archive import Limits
 from bake.baking import terminated_as_interrupted
 from bake.errors import BakeError
@@ -47,6 +49,9 @@ NAME = re.compile(
     rf"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?{PART}(?:/{PART})*(?::[A-Za-z0-9_][\w.-]{{0,127}})?"
 )
 ARCHIVE = Path("cache_import.tar.zst")
+# Before any key is asked for: caches of all variants are megabytes on a CPU, and a GPU's may be
+# hundreds of times as large.
+LIMITS = Limits(total_bytes=16 * 1024**3)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,36 +128,36 @@ def _choice(settings: Settings, target: Target, variants: Sequence[str]) -> Choi
 
 
 def _wanted(parsed: argparse.Namespace, variants: Sequence[str]) -> Any:
-    """What to build, every word of it known to exist.
+    """What to build, every word of it known to exist, and every weight to be what it should be.
 
-    :raises ConfigError: one that does not.
+    :raises ConfigError: one that is not.
     """
+    from bake.image import weights
     from bake.image.make import Wanted
 
     settings = _settings(parsed, os.environ)
     target = _target(settings)
     names = list(dict.fromkeys(variants or known_variants(settings.experiments)))
     choice = _choice(settings, target, names)
-    model = load_model(find_model(choice.model, settings.experiments))
-    if model.path != (REPOSITORY / "weights" / model.path.name).resolve():
-        raise ConfigError(
-            f"model {model.name} lies in {model.path}: an image holds what lies in weights/",
-            f"move or copy it to {REPOSITORY / 'weights'}",
-        )
-    if ":" in (image := _name(parsed)).rpartition("/")[2]:
-        raise ConfigError(
-            f"IMAGE={image!r}: a build makes the tag itself, of version, device and model",
-            f"say IMAGE={image.rpartition(':')[0]}, and tag what was built: docker tag",
-        )
+    source = find_model(choice.model, settings.experiments)
+    served = weights.served(settings, source, names)
+    sizes = {one.path: load_model(one).weight_bytes for one in served.values()}
+    for name, one in served.items():
+        if why := weights.stale(settings, source, name):
+            raise ConfigError(why, f"make it anew: {one.get}")
     return Wanted(
         repository=REPOSITORY,
-        name=image,
-        model=model.name,
+        name=_untagged(parsed),
+        model=source.name,
+        own=str(source.path.resolve().relative_to(weights.WEIGHTS)),
+        weights={
+            n: str(one.path.resolve().relative_to(weights.WEIGHTS)) for n, one in served.items()
+        },
         why=choice.why,
         target=target,
         variants=tuple(names),
         base=os.environ.get("BASE_IMAGE") or BASE,
-        weight_bytes=model.weight_bytes,
+        weight_bytes=sum(sizes.values()),
         network=os.environ.get("BUILD_NETWORK", ""),
     )
 
@@ -166,6 +171,19 @@ def _name(parsed: argparse.Namespace) -> str:
     if not NAME.fullmatch(name):
         raise ConfigError(f"IMAGE={name!r} is no name of an image")
     return str(name)
+
+
+def _untagged(parsed: argparse.Namespace) -> str:
+    """The image's name, which must be without a tag.
+
+    :raises ConfigError: as ``_name``; or it has one.
+    """
+    if ":" in (image := _name(parsed)).rpartition("/")[2]:
+        raise ConfigError(
+            f"IMAGE={image!r}: a build makes the tag itself, of version, device and model",
+            f"say IMAGE={image.rpartition(':')[0]}, and tag what was built: docker tag",
+        )
+    return image
 
 
 def _tagged(parsed: argparse.Namespace, variants: Sequence[str] = ()) -> str:
@@ -190,8 +208,33 @@ def _import(parsed: argparse.Namespace) -> int:
     keys = trusted_keys(_settings(parsed, os.environ).trusted_keys)
     if not parsed.file.is_file():
         raise BakeError(f"{parsed.file}: no such file", "make build-export where it was baked")
-    terms = Terms(keys, force=True, limits=Limits())
-    return _make(parsed, replace(_wanted(parsed, ()), archive=parsed.file.absolute(), terms=terms))
+    _untagged(parsed)
+    terms = Terms(keys, force=True, limits=LIMITS)
+    # Of the weights, those that its variants serve, and no others: it says which.
+    variants = _held(parsed, parsed.file, terms.limits)
+    return _make(
+        parsed, replace(_wanted(parsed, variants), archive=parsed.file.absolute(), terms=terms)
+    )
+
+
+def _held(parsed: argparse.Namespace, file: Path, limits: Limits) -> list[str]:
+    """The variants of an archive of baked caches.
+
+    :raises BakeError: it is none, or of another target or model than is wanted.
+    """
+    from bake.image.make import check_names
+
+    with shown() as progress, Timer(progress).phase(f"read {file.name}"):
+        names = shipping.names(file, limits)
+    settings = _settings(parsed, os.environ)
+    known = known_variants(settings.experiments)
+    variants = [name.rpartition("/")[2] for name in names]
+    target = _target(settings)
+    # One that is unknown here is refused below.
+    choice = _choice(settings, target, [name for name in variants if name in known])
+    model = find_model(choice.model, settings.experiments).name
+    check_names(file, names, f"{target.name}/{model}/<variant>", known)
+    return variants
 
 
 def _make(parsed: argparse.Namespace, wanted: Any) -> int:
@@ -290,7 +333,17 @@ def _chosen(parsed: argparse.Namespace) -> tuple[Any, bool]:
             why = error.what
         except ModuleNotFoundError as error:
             why = f"the package {error.name} is not installed"
-    return run.choose(runtime, image, labels, why, asked), bridged
+    settings = _settings(parsed, os.environ)
+    return run.choose(
+        runtime, image, labels, why, asked, partial(_unlike, settings, asked)
+    ), bridged
+
+
+def _unlike(settings: Settings, asked: Any, holds: Any) -> str:
+    """In what the image's weights are not those that would be served from here."""
+    from bake.image import weights
+
+    return weights.unlike(settings, holds.model, asked.variant, holds.served.get(asked.variant, ""))
 
 
 def _found(image: str) -> tuple[dict[str, str], bool]:

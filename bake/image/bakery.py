@@ -33,23 +33,27 @@ INPUTS = (
     "bake/trial.py",
     "bake/warm.py",
 )
-# Of the layers that a bake runs on, the last ones are our code: of that, see above.
-CODE_LAYERS = 3
+# Of the layers that a bake runs on, the last are told otherwise. Weights, in two: by the digest of
+# those of one variant, so that another's change nothing. What compiles, in two: by its packages,
+# as it is installed anew on other weights. Our code, in three: see above.
+LAST_LAYERS = 2 + 2 + 3
 
 
-def key_of(identity: Mapping[str, Any], layers: Sequence[str], repository: Path) -> str:
+def key_of(
+    identity: Mapping[str, Any], layers: Sequence[str], told: Mapping[str, str], repository: Path
+) -> str:
     """SHA-256 over everything that a bake is made from.
 
     ``identity`` is what the image says of the variant on this device; ``layers`` are the digests
-    of what it runs on: system, torch, vLLM, weights, compiler, code.
+    of what it runs on: system, torch, vLLM, weights, compiler, code. ``told`` stands for the last.
     """
     sources = {
         str(path.relative_to(repository)): hashlib.sha256(path.read_bytes()).hexdigest()
         for pattern in INPUTS
         for path in repository.glob(pattern)
     }
-    below = [*layers[:-CODE_LAYERS]]
-    made_from = {"identity": identity, "layers": below, "sources": sources}
+    below = [*layers[:-LAST_LAYERS]]
+    made_from = {"identity": identity, "layers": below, "sources": sources, "told": told}
     canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -4,7 +4,7 @@ By the engine's own (classic) builder, which is all that the SDK speaks. Nothing
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -33,6 +33,7 @@ class Recipe:
     files: Mapping[str, Path]
     network: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    folders: Sequence[str] = ()
 
 
 def build(client: DockerClient, recipe: Recipe, log: Path, progress: Progress) -> str:
@@ -42,7 +43,7 @@ def build(client: DockerClient, recipe: Recipe, log: Path, progress: Progress) -
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     said = client.api.build(
-        fileobj=context.pack(recipe.files),
+        fileobj=context.pack(recipe.files, recipe.folders),
         custom_context=True,
         target=recipe.stage,
         buildargs=dict(recipe.arguments),

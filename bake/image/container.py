@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,8 @@ from serve import manifest
 # Which process of which machine made it, so that what a killed one left can be told.
 LABEL = "preheat.maker"
 REBUILD = "build it again: make build"
+# Its name below a folder, SHA-256 in hex, and bytes.
+File = tuple[str, str, int]
 # As little as an appliance is meant to run with.
 SANDBOX: Mapping[str, Any] = {
     "network_mode": "none",
@@ -145,23 +147,38 @@ def fetch(one: Container, path: str, folder: Path) -> None:
 
 
 def digest(one: Container, path: str) -> str:
-    """``sha256:…`` of the file at ``path``, or over all files below it (``serve.manifest``'s form).
+    """``sha256:…`` of the file at ``path``, or over all files below it (``over``).
 
     :raises BakeError: there is no such path, or there are links or devices in it.
     """
-    files: list[manifest.Entry] = []
+    files = list(_files(one, path))
+    return f"sha256:{files[0][1]}" if [below for below, *_ in files] == [""] else over(files)
+
+
+def below(one: Container, path: str) -> list[File]:
+    """Every file below ``path``.
+
+    :raises BakeError: as ``digest``.
+    """
+    return list(_files(one, path))
+
+
+def over(files: Iterable[File]) -> str:
+    """``sha256:…`` over files, in the form of ``serve.manifest``."""
+    listed = [
+        manifest.Entry(path=path, sha256=sha256, size=size) for path, sha256, size in sorted(files)
+    ]
+    raw = manifest.dump(manifest.Manifest(files=listed, schema=1))
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
+
+
+def _files(one: Container, path: str) -> Iterator[File]:
     with _archive(one, path) as archive:
         for member in archive:
-            if member.isdir():
-                continue
-            content = _plain(archive, member, path)
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
-            below = member.name.partition("/")[2]
-            if not below:
-                return f"sha256:{sha256}"
-            files.append(manifest.Entry(path=below, sha256=sha256, size=member.size))
-    listed = manifest.Manifest(files=sorted(files, key=lambda file: file.path), schema=1)
-    return f"sha256:{hashlib.sha256(manifest.dump(listed)).hexdigest()}"
+            if not member.isdir():
+                content = _plain(archive, member, path)
+                sha256 = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
+                yield member.name.partition("/")[2], sha256, member.size
 
 
 def _plain(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> IO[bytes]:

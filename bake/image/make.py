@@ -23,9 +23,10 @@ from docker.errors import APIError, ImageNotFound
 from bake import answer, tree
 from bake.errors import BakeError
 from bake.image import bakery, build, context, daemon, verify
-from bake.image.container import container, output, sweep
+from bake.image.container import below, container, digest, output, over, sweep
 from bake.image.labels import Holds
 from bake.image.verify import Verified
+from bake.image.weights import digest_of
 from bake.progress import Timer
 from bake.shipping import Terms
 from bake.shipping import receive as unpack
@@ -47,11 +48,16 @@ ASKED = 'for variant in "$@"; do preheat serve check "$variant" --json || exit; 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One image: what goes in and what it will be called; ``why`` it is this model."""
+    """One image: what goes in and what it will be called; ``why`` it is this model.
+
+    ``own`` is the model's folder below ``weights/``; ``weights`` are those that its variants serve.
+    """
 
     repository: Path
     name: str
     model: str
+    own: str
+    weights: Mapping[str, str]
     target: Target
     variants: tuple[str, ...]
     base: str
@@ -112,15 +118,17 @@ def make(client: DockerClient, wanted: Wanted, timer: Timer) -> Made:
         with timer.phase("build what bakes"):
             baker = _build(client, wanted, "baker", known, {}, {}, timer)
             with container(client, baker) as one:
-                digests = verify.digests(one, wanted.model)
+                held = below(one, verify.WEIGHTS)
+                digests = {"weights": over(held), "code": digest(one, verify.CODE)}
+            served = {one: digest_of(held, folder) for one, folder in wanted.weights.items()}
         if imported:
             roots: dict[str, Path] = imported
             baked: tuple[str, ...] = ()
             said = _checked(client, wanted, baker, imported, timer)
         else:
-            roots, baked, said = _baked(client, wanted, baker, timer)
+            roots, baked, said = _baked(client, wanted, baker, served, timer)
         with timer.phase("build the image"):
-            labels = _labels(wanted, said, roots, digests)
+            labels = _labels(wanted, said, roots, digests, served)
             image = _build(client, wanted, "appliance", known, roots, labels, timer)
         with _unless_proven(client, image):
             verified = _verified(client, wanted, image, known, timer)
@@ -145,27 +153,32 @@ def _build(  # noqa: PLR0913 - what, where, and for whom
         "TARGET": wanted.device,
         "SERVES": wanted.target.name,
         "MODEL": wanted.model,
+        "WEIGHTS": wanted.own,
         **{name: os.environ[name] for name in INDEXES if "://" in os.environ.get(name, "")},
     }
     network = wanted.network or ("default" if known.bridged else "host")
-    files = context.files(wanted.repository, wanted.model, roots)
-    recipe = build.Recipe(stage, arguments, files, network, labels)
+    files = context.files(wanted.repository, sorted(set(wanted.weights.values())), roots)
+    # Copied each by its name, whether or not a variant serves what is in it.
+    folders = (f"weights/{wanted.own}", "weights/derived")
+    recipe = build.Recipe(stage, arguments, files, network, labels, folders)
     log = wanted.repository / WORK / f"{stage}.log"
     return build.build(client, recipe, log, timer.progress)
 
 
 def _baked(
-    client: DockerClient, wanted: Wanted, baker: str, timer: Timer
+    client: DockerClient, wanted: Wanted, baker: str, served: Mapping[str, str], timer: Timer
 ) -> tuple[dict[str, Path], tuple[str, ...], dict[str, Any]]:
     """Baked roots by name, which of them were made now, and what the image says of itself."""
     with timer.phase("ask it what to bake"):
         told = _told(client, wanted, baker, wanted.variants)
+        packages = output(client, baker, ["dpkg-query", "--show"]).decode()
     layers = client.images.get(baker).attrs["RootFS"]["Layers"]
     roots, baked = {}, []
     for variant in wanted.variants:
         name = wanted.root(variant)
         root = wanted.repository / context.BAKED / name
-        key = bakery.key_of(told[variant], layers, wanted.repository)
+        rest = {"weights": served[variant], "packages": packages}
+        key = bakery.key_of(told[variant], layers, rest, wanted.repository)
         if bakery.is_current(root, key):
             timer.progress.say(f"  {variant}: baked before from the same inputs, used again")
         else:
@@ -202,20 +215,28 @@ def _imported(wanted: Wanted, timer: Timer) -> dict[str, Path]:
     with timer.phase("unpack and check the caches"):
         arrived = unpack(wanted.archive, folder, wanted.terms)
     roots = {str(root.relative_to(folder)): root for root in arrived.roots}
+    check_names(wanted.archive, list(roots), wanted.root("<variant>"), wanted.variants)
     for name, root in roots.items():
-        variant = root.name
-        if name != wanted.root(variant) or variant not in wanted.variants:
-            raise BakeError(
-                f"{wanted.archive}: holds {name}; wanted {wanted.root('<variant>')}, variants "
-                f"{', '.join(wanted.variants)}",
-                "say MODEL and TARGET as where it was baked, in a checkout of the same version",
-            )
         for file in (identity.FILE, answer.FILE):
             if not (root / file).is_file():
                 raise BakeError(
                     f"{wanted.archive}: {name} has no {file}", "bake it again: make build there"
                 )
     return roots
+
+
+def check_names(file: Path, names: Sequence[str], form: str, variants: Sequence[str]) -> None:
+    """Refuse an archive of roots that are none of ``variants`` under a name like ``form``.
+
+    :raises BakeError: naming the first.
+    """
+    for name in names:
+        variant = name.rpartition("/")[2]
+        if name != form.replace("<variant>", variant) or variant not in variants:
+            raise BakeError(
+                f"{file}: holds {name}; wanted {form}, variants {', '.join(variants)}",
+                "say MODEL and TARGET as where it was baked, in a checkout of the same version",
+            )
 
 
 def _checked(
@@ -253,6 +274,7 @@ def _labels(
     said: Mapping[str, Any],
     roots: Mapping[str, Path],
     digests: Mapping[str, str],
+    served: Mapping[str, str],
 ) -> dict[str, str]:
     """What the image says of itself: versions and digests."""
     opencontainers = {
@@ -269,6 +291,7 @@ def _labels(
         wanted.model,
         digests,
         {root.name: _digest(root) for root in roots.values()},
+        {root.name: served[root.name] for root in roots.values()},
     )
     return {
         **{f"org.opencontainers.image.{name}": value for name, value in opencontainers.items()},

@@ -3,7 +3,7 @@
 Pure, less ``facts`` which are passed in: what is here decides, and is told.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,17 +59,23 @@ def parse(word: str) -> Runtime:
     raise ConfigError(f"RUNTIME={word!r}: expected local or docker")
 
 
-def choose(
-    runtime: Runtime, name: str, labels: Mapping[str, str] | None, why: str, asked: Asked
+def choose(  # noqa: PLR0913 - each a fact that it decides by
+    runtime: Runtime,
+    name: str,
+    labels: Mapping[str, str] | None,
+    why: str,
+    asked: Asked,
+    weights: Callable[[Holds], str] = lambda _: "",
 ) -> Local | Image:
     """The runtime to take. ``labels`` are the image's, None where there is none, and ``why``.
+    ``weights`` says in what those of an image that would do are not what is served from here.
 
     :raises BakeError: docker was asked for and cannot be.
     """
     if runtime == "local":
         return Local("RUNTIME=local")
     holds = why if labels is None else parse_labels(labels)
-    reason = holds if isinstance(holds, str) else unlike(holds, asked)
+    reason = holds if isinstance(holds, str) else unlike(holds, asked) or weights(holds)
     if isinstance(holds, Holds) and not reason:
         return Image(name, holds.device)
     if runtime == "docker":

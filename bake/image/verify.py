@@ -26,6 +26,8 @@ from bake.progress import Progress
 from serve import identity, manifest
 
 ASK = ("/opt/venv/bin/python", "-I", "-S", "/opt/preheat/serve/ask.py")
+WEIGHTS = "/opt/preheat/weights"
+CODE = "/opt/preheat/serve"
 READY = "engine ready after"
 # The gateway drains for 30 s and gives the engine 15 to stop.
 STOP_SECONDS = 60
@@ -74,7 +76,7 @@ def check_image(client: DockerClient, image: str) -> Holds:
         holds = labels.parse(one.attrs["Config"].get("Labels"))
         if isinstance(holds, str):
             raise BakeError(f"{image}: {holds}", "build one: make build")
-        found = digests(one, holds.model)
+        found = digests(one)
         found |= {
             v: digest(one, f"{IN_IMAGE}/{holds.root(v)}/{manifest.NAME}") for v in holds.baked
         }
@@ -90,12 +92,9 @@ def check_image(client: DockerClient, image: str) -> Holds:
     return holds
 
 
-def digests(one: Container, model: str) -> dict[str, str]:
-    """SHA-256 over the model and our own code in a container, by the names of their labels."""
-    return {
-        "weights": digest(one, f"/opt/preheat/weights/{model}"),
-        "code": digest(one, "/opt/preheat/serve"),
-    }
+def digests(one: Container) -> dict[str, str]:
+    """SHA-256 over the weights and our own code in a container, by the names of their labels."""
+    return {"weights": digest(one, WEIGHTS), "code": digest(one, CODE)}
 
 
 def _verify(

@@ -10,7 +10,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bake.checkpoint.arrays import array
-from bake.checkpoint.folder import CONFIG, check_index, find, located, open_shards, read_object
+from bake.checkpoint.folder import (
+    CONFIG,
+    check_index,
+    check_safetensors,
+    find,
+    located,
+    open_shards,
+    read_object,
+)
 from bake.checkpoint.settings import settings_of
 from bake.errors import BakeError
 from blob.files import opened
@@ -51,11 +59,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     _check_config(folder, config)
     found = find(folder)
     shards = open_shards(found)
-    if others := [shard for shard in shards if shard.contents.format != "safetensors"]:
-        raise BakeError(
-            f"{others[0].path}: is {others[0].contents.format}, not safetensors",
-            f"convert it first: preheat bake convert {folder} NEW-FOLDER",
-        )
+    check_safetensors(shards, folder)
     there = located(shards)
     check_index(found, there)
     tensors = {

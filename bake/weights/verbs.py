@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,11 @@ from bake.progress import shown as progress_of_phases
 from blob import manifest
 from blob.errors import BlobError
 from blob.names import CODECS, GROUPS, Targets
-from serve.cli import positive
+from serve.cli import Add, positive
 from serve.errors import ConfigError
 from serve.model import find_model
 from serve.settings import Settings, read_settings
 
-Run = Callable[[argparse.Namespace], int]
-# Makes the parser of a verb: its name, what runs it, and a sentence.
-Add = Callable[[str, Run, str], argparse.ArgumentParser]
 STORE = "store"
 
 

@@ -2,6 +2,7 @@
 (``gpt2``), and characters by the scores of what they become (``llama``, SentencePiece).
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def of_bytes(metadata: Metadata, tokens: Vocabulary) -> Parts:
         "pre_tokenizer": split.pre_tokenizer,
         "post_processor": {**byte_level(regex=True), "trim_offsets": False},
         "decoder": byte_level(regex=True),
-        "model": _bpe(ids, _listed(metadata, ids), ignore_merges=split.whole),
+        "model": bpe(ids, _listed(metadata, ids), ignore_merges=split.whole),
     }
 
 
@@ -63,7 +64,7 @@ def of_characters(metadata: Metadata, tokens: Vocabulary) -> Parts:
     spaced = own.truth("add_space_prefix", default=True)
     if own.truth("remove_extra_whitespaces", default=False):
         raise Unsupported(f"{own.where}: tokenizer.ggml.remove_extra_whitespaces is not converted")
-    model = _bpe(
+    model = bpe(
         tokens.ids(),
         scored(own.where, tokens, scores),
         byte_fallback=len(tokens.of_kind(BYTE)) == 256,
@@ -119,7 +120,10 @@ def _listed(metadata: Metadata, ids: dict[str, int]) -> list[tuple[str, str]]:
     return list(found)
 
 
-def _bpe(ids: dict[str, int], merges: list[tuple[str, str]], **more: Any) -> Parts:
+def bpe(ids: Mapping[str, int], merges: Sequence[Sequence[str]], **more: Any) -> Parts:
+    """The model of a ``tokenizer.json``, as tokenizers 0.23 writes it: of pairs, nothing else but
+    what ``more`` says.
+    """
     return {
         "type": "BPE",
         "dropout": None,
