@@ -12,9 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from serve.boundary import Boundary
 from serve.engine import Engine, Status
 from serve.errors import envelope
-from serve.proxy import Proxy
+from serve.proxy import UNBOUND, Proxy
 from serve.routes import FORWARDED
 from serve.telemetry import Metrics, Observed
 
@@ -23,16 +24,20 @@ EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def create_app(
-    engine: Engine, session: ClientSession, variant: dict[str, Any], max_body_bytes: int
+    engine: Engine,
+    session: ClientSession,
+    variant: dict[str, Any],
+    max_body_bytes: int,
+    boundary: Boundary = UNBOUND,
 ) -> ASGIApp:
     """The gateway over ``engine``.
 
     ``session`` is connected to the engine's socket; ``variant`` is what ``/variant`` tells
-    beside the engine's own state.
+    beside the engine's own state; ``boundary`` is what is changed of bodies on their way.
     """
     metrics = Metrics()
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    proxy = Proxy(engine, session, metrics, max_body_bytes)
+    proxy = Proxy(engine, session, metrics, max_body_bytes, boundary)
     for route in FORWARDED:
         app.router.routes.append(Route(route.path, proxy, methods=list(route.methods)))
 
@@ -89,6 +94,7 @@ def state_of(status: Status) -> dict[str, Any]:
             "refused": list(status.refused),
         },
         "weights": list(status.weights),
+        "patches": list(status.patches),
         "restarts": status.restarts,
         "reason": status.reason,
         "without_baked_cache": status.fell_back,

@@ -4,17 +4,24 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from blob.errors import Stop
 
 # Letters of an error: no message of ours comes near, and what a file put into one may.
 MOST = 20_000
+Run = Callable[[argparse.Namespace], int]
+# Makes the parser of a verb: its name, what runs it, and a sentence.
+Add = Callable[[str, Run, str], argparse.ArgumentParser]
 
 
 def positive(text: str) -> int:
-    """A number of bytes of a command line, above 0."""
+    """A whole number above 0.
+
+    :raises argparse.ArgumentTypeError: it is none.
+    """
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes above 0")
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
     return int(text)
 
 

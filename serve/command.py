@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from serve.errors import ConfigError
 from serve.model import Model
+from serve.plugin import draft_vocabulary
 from serve.target import Target
 from serve.variant import Variant
 
@@ -88,13 +90,15 @@ class Command:
     """What is executed, and what was left out of it.
 
     ``zygote`` is executed instead where the engine is to be forked, with the same ``env``; its
-    last word is the socket that ``argv`` is sent to.
+    last word is the socket that ``argv`` is sent to. ``draft_vocab_size`` is the number of tokens
+    that drafts are chosen from, where it is not all of them.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     dropped: tuple[Dropped, ...]
     zygote: tuple[str, ...] = ()
+    draft_vocab_size: int | None = None
 
     @property
     def socket(self) -> Path:
@@ -109,20 +113,26 @@ def build(variant: Variant, model: Model, target: Target, place: Place) -> Comma
     argv = (str(place.python), *ENTRY, *flags)
     return Command(
         (*argv, "--uds", str(place.socket)),
-        _environment(model, target, place),
+        {**_environment(model, target, place), **_draft_environment(usable, model)},
         dropped,
         () if target.no_fork else _zygote(model, place),
+        usable.draft_vocab_size,
     )
 
 
 def fit(variant: Variant, model: Model, target: Target) -> tuple[Variant, tuple[Dropped, ...]]:
-    """The variant less the levers that this model or target cannot do."""
+    """The variant less the levers that this model or target cannot do, in the model's own sizes.
+
+    :raises ConfigError: one that is neither possible nor safe to leave out.
+    """
     off: dict[str, object] = {}
     dropped: list[Dropped] = []
 
     def drop(by: str, reason: str, **levers: object) -> None:
-        off.update(levers)
-        dropped.extend(Dropped(lever.upper(), by, reason) for lever in levers)
+        # What the variant does not say is not dropped either.
+        said = {lever: to for lever, to in levers.items() if getattr(variant, lever) is not None}
+        off.update(said)
+        dropped.extend(Dropped(lever.upper(), by, reason) for lever in said)
 
     if variant.speculative_method and not model.has_mtp:
         drop(
@@ -130,14 +140,68 @@ def fit(variant: Variant, model: Model, target: Target) -> tuple[Variant, tuple[
             "the checkpoint has no mtp.* weights",
             speculative_method=None,
             num_speculative_tokens=None,
+            draft_vocab_size=None,
+        )
+    if not model.redistilled_head:
+        drop(f"model {model.name}", "weights/heads/ holds none for it", mtp_head=None)
+    if not model.thinks:
+        # With a parser alone, vLLM would take what a model says that never opens a thought for
+        # one, and the answer would be empty.
+        drop(
+            f"model {model.name}",
+            "its chat template knows no thoughts",
+            reasoning_parser=None,
+            enable_thinking=None,
+            thinking_token_budget=None,
         )
     if variant.cudagraph_capture_sizes and target.no_cuda_graphs:
         drop(f"target {target.name}", target.no_cuda_graphs, cudagraph_capture_sizes=None)
+    if variant.attention_backend and target.no_attention_backend:
+        drop(f"target {target.name}", target.no_attention_backend, attention_backend=None)
+    if variant.fuse_qk_norm_rope and target.no_fuse_qk_norm_rope:
+        drop(f"target {target.name}", target.no_fuse_qk_norm_rope, fuse_qk_norm_rope=None)
     drafts = off.get("speculative_method", variant.speculative_method) is not None
+    if drafts:
+        _check_drafts(variant, target)
+    if drafts and (size := _draft_vocab_size(variant, model)):
+        if why := _whole_vocabulary(size, model):
+            drop(f"model {model.name}", why, draft_vocab_size=None)
+        else:
+            off["draft_vocab_size"] = size
     if variant.enable_prefix_caching and drafts and target.no_prefix_caching_with_mtp:
         reason = target.no_prefix_caching_with_mtp
         drop(f"target {target.name}", reason, enable_prefix_caching=False)
     return variant.model_copy(update=off), tuple(dropped)
+
+
+def _check_drafts(variant: Variant, target: Target) -> None:
+    asked, most = variant.num_speculative_tokens or 0, target.max_speculative_tokens
+    if most is not None and asked > most:
+        raise ConfigError(
+            f"variant {variant.name}: NUM_SPECULATIVE_TOKENS={asked}, and target {target.name} "
+            f"bears {most}: {target.max_speculative_tokens_why}",
+            f"say {most} or less, or another TARGET",
+        )
+
+
+def _draft_vocab_size(variant: Variant, model: Model) -> int | None:
+    """Tokens to choose drafts from; the model's own number where the variant asks for any."""
+    return variant.draft_vocab_size and (model.draft_vocab_size or variant.draft_vocab_size)
+
+
+def _whole_vocabulary(size: int, model: Model) -> str:
+    """Why drafts of ``model`` are chosen from all tokens, and not from ``size``; empty if not."""
+    if model.counts is None:
+        return "no counts of its tokens in experiments/vocabularies say which are used most"
+    if model.counts.misfit:
+        return model.counts.misfit
+    if model.blob and model.blob.world > 1:
+        return f"its head is sliced over {model.blob.world} ranks"
+    if size < model.counts.least:
+        return f"{model.counts.least} of its tokens always stay, and {size} are asked for"
+    if model.vocab_size is not None and size >= model.vocab_size:
+        return f"its vocabulary has {model.vocab_size} tokens, and {size} are asked for"
+    return ""
 
 
 def served_names(model: Model, variant: Variant) -> tuple[str, str]:
@@ -197,6 +261,28 @@ def _lever_flags(variant: Variant) -> list[str]:
             "--override-generation-config",
             _json(repetition_penalty=variant.repetition_penalty),
         ]
+    return [*flags, *_attention_flags(variant), *_thinking_flags(variant)]
+
+
+def _attention_flags(variant: Variant) -> list[str]:
+    flags = []
+    if variant.kv_cache_dtype:
+        flags += [_flag("kv_cache_dtype"), variant.kv_cache_dtype]
+    if variant.attention_backend:
+        flags += ["--attention-config", _json(backend=variant.attention_backend)]
+    if variant.fuse_qk_norm_rope:
+        fusion = {"enable_qk_norm_rope_fusion": True}
+        flags += ["--compilation-config", _json(pass_config=fusion)]
+    return flags
+
+
+def _thinking_flags(variant: Variant) -> list[str]:
+    flags = []
+    if variant.reasoning_parser:
+        flags += [_flag("reasoning_parser"), variant.reasoning_parser]
+    if variant.enable_thinking is not None:
+        kwargs = _json(enable_thinking=variant.enable_thinking)
+        flags += ["--default-chat-template-kwargs", kwargs]
     return flags
 
 
@@ -226,6 +312,15 @@ def _environment(model: Model, target: Target, place: Place) -> dict[str, str]:
     if target.preload:
         env["LD_PRELOAD"] = str(place.python.parent.parent / target.preload)
     return env
+
+
+def _draft_environment(variant: Variant, model: Model) -> dict[str, str]:
+    """What ``serve.plugin.draft_vocabulary`` is told, which no flag of vLLM's says."""
+    if not variant.draft_vocab_size:
+        return {}
+    size, counts = variant.draft_vocab_size, model.counts
+    assert counts is not None  # noqa: S101 - fit has dropped the lever otherwise
+    return {draft_vocabulary.SIZE: str(size), draft_vocabulary.COUNTS: str(counts.path)}
 
 
 def _flag(name: str) -> str:

@@ -73,6 +73,7 @@ class Status:
     reason: str = ""
     fell_back: bool = False
     weights: tuple[Mapping[str, Any], ...] = ()
+    patches: tuple[str, ...] = ()
 
 
 class Engine:
@@ -119,6 +120,7 @@ class Engine:
             compiled=tuple(log.compiled),
             refused=tuple(log.refused),
             weights=tuple(log.weights),
+            patches=tuple(sorted(log.patches)),
             restarts=self._restarts,
             reason=self._reason,
             fell_back=self._fell_back,

@@ -50,9 +50,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
-def envelope(message: str, *, kind: str, code: str, source: Source = "gateway") -> bytes:
+def envelope(
+    message: str, *, kind: str, code: str, param: str | None = None, source: Source = "gateway"
+) -> bytes:
     """The OpenAI-shaped error body; ``src`` tells gateway errors from engine errors."""
-    error = {"message": message, "type": kind, "code": code, "param": None, "src": source}
+    error = {"message": message, "type": kind, "code": code, "param": param, "src": source}
     return json.dumps({"error": error}, ensure_ascii=False).encode()
 
 

@@ -4,6 +4,7 @@ Reads headers only (a few kilobytes), never tensors. Refuses what vLLM would onl
 half a minute of imports: a folder without config, tokenizer or weights, a truncated shard.
 """
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
@@ -14,12 +15,17 @@ from pydantic import Field, model_validator
 
 from blob import manifest
 from blob.manifest import Manifest
+from serve import counts, origin
 from serve.config import Config, parse, read_pairs
+from serve.counts import Counts
 from serve.errors import ConfigError, nearest
+from serve.origin import Origin
+from serve.plugin import draft_vocabulary
 
 # A folder of one rank's slices, as the loader names it (``serve.plugin.ranks``).
 RANK = re.compile(r"^rank-0-of-([1-9]\d*)$")
 SLICES = re.compile(r"^(rank|drafter)-\d+-of-\d+$")
+VOCAB_MAP = draft_vocabulary.VOCAB_MAP
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
@@ -31,6 +37,21 @@ class ModelSource(Config):
     get: str = Field("", description="Command that fetches the checkpoint when it is not there.")
     language_model_only: bool = Field(
         False, description="Leave the vision tower of a multimodal checkpoint out."
+    )
+    pruned_vocab_size: int | None = Field(
+        None,
+        ge=512,
+        multiple_of=64,
+        description="Tokens kept of its vocabulary by variants that prune it.",
+    )
+    draft_vocab_size: int | None = Field(
+        None,
+        ge=512,
+        multiple_of=64,
+        description="Tokens that drafts are chosen from, in variants that choose from a part.",
+    )
+    redistilled_head: bool = Field(
+        False, description="Whether weights/heads/ holds an MTP head that was fine-tuned for it."
     )
     package: str = Field(
         "",
@@ -51,6 +72,30 @@ class ModelSource(Config):
             )
         return self
 
+    @property
+    def asked(self) -> str:
+        """What ``MODEL`` says for it."""
+        return self.name
+
+    @property
+    def own(self) -> str:
+        """A folder name that no other model has: below it lies what is derived of this one."""
+        return self.name
+
+
+class GivenFolder(ModelSource):
+    """A checkpoint that was asked for by its path: folders of one name are many."""
+
+    @property
+    def asked(self) -> str:
+        """Its path."""
+        return str(self.path)
+
+    @property
+    def own(self) -> str:
+        """Its name, and which of those that have it."""
+        return f"{self.name}-{hashlib.sha256(str(self.path).encode()).hexdigest()[:8]}"
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -67,7 +112,12 @@ class Model:
     """A checkpoint or blob that was found sound, by its headers.
 
     ``path`` is absolute: vLLM hashes that string into its compile-cache key. ``weight_bytes`` are
-    those in memory, of all ranks together: mostly more than a blob takes on disk.
+    those in memory, of all ranks together: mostly more than a blob takes on disk. ``vocab_map``
+    tells the original ids of a pruned vocabulary, which clients know the tokens by; ``thinks`` that
+    its chat template knows thoughts; ``redistilled_head`` that a head for drafts was made for it.
+    ``derived`` says what it was made of, where levers made it.
+    ``draft_vocab_size`` is its own number of tokens to choose drafts from; ``counts`` say which
+    are used most, by their original ids.
     """
 
     name: str
@@ -77,6 +127,13 @@ class Model:
     has_mtp: bool
     language_model_only: bool = False
     blob: Packed | None = None
+    vocab_map: Path | None = None
+    thinks: bool = True
+    vocab_size: int | None = None
+    redistilled_head: bool = False
+    derived: Origin | None = None
+    draft_vocab_size: int | None = None
+    counts: Counts | None = None
 
 
 def known_models(experiments: Path) -> list[str]:
@@ -98,7 +155,7 @@ def find_model(name: str, experiments: Path) -> ModelSource:
         path = Path(name).expanduser()
         if "/" in name or path.exists():
             path = path.resolve()
-            return ModelSource.model_validate({"NAME": path.name, "PATH": path})
+            return GivenFolder.model_validate({"NAME": path.name, "PATH": path})
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"no model {name!r}: {error}") from error
     raise ConfigError(
@@ -131,7 +188,21 @@ def load_model(source: ModelSource) -> Model:
         has_mtp=any(name.startswith("mtp.") for name in names),
         language_model_only=source.language_model_only,
         blob=packed,
+        vocab_map=pruned if (pruned := folder.resolve() / VOCAB_MAP).is_file() else None,
+        vocab_size=_vocab_size(config),
+        redistilled_head=source.redistilled_head,
+        derived=origin.read(folder),
+        draft_vocab_size=source.draft_vocab_size,
+        thinks=_thinks(folder),
     )
+
+
+def counted(model: Model, experiments: Path) -> Model:
+    """``model`` with the counts of tokens that ``experiments`` hold under its name, if any."""
+    path = experiments / "vocabularies" / f"{model.name}.json"
+    if not path.is_file():
+        return model
+    return replace(model, counts=counts.read(path.resolve(), model.path, model.vocab_size))
 
 
 def tensor_names(shard: Path) -> set[str]:
@@ -159,6 +230,25 @@ def tensor_names(shard: Path) -> set[str]:
         ) from error
     except HeaderError as error:
         raise ConfigError(f"{shard}: {error}") from error
+
+
+def _thinks(folder: Path) -> bool:
+    """Whether a chat template of ``folder`` can be told to think."""
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        try:
+            if b"enable_thinking" in (folder / name).read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _vocab_size(config: dict[str, Any]) -> int | None:
+    """Tokens of the model; of a multimodal one, those of its text."""
+    inner = config.get("text_config")
+    told = inner.get("vocab_size") if isinstance(inner, dict) else None
+    size = config.get("vocab_size") if told is None else told
+    return size if isinstance(size, int) else None
 
 
 def _is_folder(path: Path) -> bool:

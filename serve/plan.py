@@ -10,8 +10,9 @@ from typing import Any
 from serve import __version__
 from serve.choice import NAMED, choose_model
 from serve.command import Command, Place, build, engine_environment
+from serve.derivation import derived
 from serve.errors import ConfigError
-from serve.model import Model, find_model, load_model
+from serve.model import Model, counted, find_model, load_model
 from serve.settings import Settings
 from serve.target import Gpu, Target, choose_target, probe_gpu
 from serve.variant import Variant, load_variant
@@ -69,12 +70,11 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """What ``/variant`` and every measurement tell of a run, as JSON."""
         dropped = [vars(item) for item in self.command.dropped]
-        levers = self.variant.model_dump(mode="json", exclude={"name", "summary"})
         return {
             "variant": self.variant.name,
             "summary": self.variant.summary,
             "digest": self.variant.digest,
-            "levers": {name: value for name, value in levers.items() if value is not None},
+            "levers": self.variant.levers,
             "dropped": dropped,
             "model": {
                 "name": self.model.name,
@@ -82,6 +82,9 @@ class Plan:
                 "architecture": self.model.architecture,
                 "weight_bytes": self.model.weight_bytes,
                 "blob": asdict(self.model.blob) if self.model.blob else None,
+                "derived": self.model.derived.describe() if self.model.derived else None,
+                # Its own goes before the lever's.
+                "draft_vocab_size": self.command.draft_vocab_size,
             },
             "target": {"name": self.target.name, "device": self.target.device},
             "cache": self.cache.describe(),
@@ -98,7 +101,11 @@ def make_plan(settings: Settings, python: Path, socket: Path) -> Plan:
     gpu = probe_gpu()
     target = choose_target(settings.target, gpu, settings.experiments)
     choice = choose_model(settings.model, target, [variant])
-    model = load_model(find_model(choice.model, settings.experiments))
+    source = find_model(choice.model, settings.experiments)
+    model = load_model(derived(variant, source, settings.derived_root))
+    if variant.draft_vocab_size:
+        # Compared with the whole vocabulary, which is a file of megabytes.
+        model = counted(model, settings.experiments)
     try:
         cache_root = (settings.cache_root / variant.name).resolve()
     except (OSError, RuntimeError) as error:

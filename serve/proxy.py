@@ -1,21 +1,26 @@
 """Forwards one request to the engine and its answer back, byte for byte, chunk by chunk.
 
 A raw ASGI application: bodies and unknown fields pass as they came, streams are not buffered,
-and a client that leaves closes the upstream connection, which makes vLLM abort the request.
+and a client that leaves closes the upstream connection, which makes vLLM abort the request. Only
+where a variant has a ``Boundary`` are bodies read on their way.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from aiohttp import ClientError, ClientResponse, ClientSession
 from starlette.types import Receive, Scope, Send
 from yarl import URL
 
+from serve.boundary import Back, Boundary, aside
 from serve.engine import Engine
 from serve.errors import envelope, sse_error
 from serve.telemetry import REQUEST_ID, Metrics
+from serve.translate import Refused
+from serve.translate_json import Unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +43,7 @@ NOT_SENT = HOP_BY_HOP | {b"host", b"content-length", b"authorization", b"x-reque
 NOT_RETURNED = HOP_BY_HOP | {b"server", b"date", b"x-request-id"}
 EVENT_STREAM = b"text/event-stream"
 NONE: Mapping[str, str] = MappingProxyType({})
+UNBOUND = Boundary()
 
 
 class BodyTooLarge(Exception):
@@ -52,12 +58,18 @@ class Proxy:
     """The ASGI application behind every forwarded route."""
 
     def __init__(
-        self, engine: Engine, session: ClientSession, metrics: Metrics, max_body_bytes: int
+        self,
+        engine: Engine,
+        session: ClientSession,
+        metrics: Metrics,
+        max_body_bytes: int,
+        boundary: Boundary = UNBOUND,
     ) -> None:
         self._engine = engine
         self._session = session
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
+        self._boundary = boundary
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -67,6 +79,10 @@ class Proxy:
             return
         try:
             body = await read_body(scope, receive, self._max_body_bytes)
+            body = await aside(partial(self._boundary.request, scope["route"].path), body)
+        except Refused as refused:
+            await answer.refuse(refused)
+            return
         except BodyTooLarge:
             message = f"the request body is larger than {self._max_body_bytes} bytes"
             kind, code = "invalid_request_error", "body_too_large"
@@ -104,21 +120,29 @@ class Proxy:
             query_string=scope["query_string"].decode("latin-1"),
             encoded=True,
         )
+        back = self._boundary.back(scope["route"].path)
+        headers = request_headers(scope["headers"])
+        if back:
+            # What is compressed could not be read.
+            headers = [(name, value) for name, value in headers if name != "accept-encoding"]
         try:
             async with self._session.request(
                 scope["method"],
                 url,
                 data=body or None,
-                headers=request_headers(scope["headers"]),
+                headers=headers,
                 skip_auto_headers=("Content-Type",),
                 allow_redirects=False,
             ) as upstream:
-                await answer.start(upstream.status, response_headers(upstream))
-                async for chunk in upstream.content.iter_any():
-                    await answer.write(chunk)
-                await answer.end()
+                if back and upstream.status == 200:
+                    await _changed(upstream, answer, back)
+                else:
+                    await _as_it_is(upstream, answer)
         except (ClientError, OSError, TimeoutError) as error:
             await self._upstream_failed(answer, error)
+        except Unreadable as error:
+            message = f"the engine's answer cannot be translated: {error}"
+            await self._cut(answer, message, "engine_answer_unreadable")
 
     async def _not_ready(self, answer: "Answer") -> None:
         status = self._engine.status
@@ -134,8 +158,11 @@ class Proxy:
 
     async def _upstream_failed(self, answer: "Answer", error: Exception) -> None:
         message = f"the engine ended the connection: {error or type(error).__name__}"
+        await self._cut(answer, message, "engine_connection_lost")
+
+    async def _cut(self, answer: "Answer", message: str, code: str) -> None:
         logger.warning("%s", message)
-        kind, code = "server_error", "engine_connection_lost"
+        kind = "server_error"
         if not answer.started:
             await answer.error(502, message, kind=kind, code=code)
         elif answer.is_event_stream:
@@ -173,10 +200,43 @@ class Answer:
     async def error(
         self, status: int, message: str, *, kind: str, code: str, headers: Mapping[str, str] = NONE
     ) -> None:
-        body = envelope(message, kind=kind, code=code)
+        await self._whole(status, envelope(message, kind=kind, code=code), headers)
+
+    async def refuse(self, refused: Refused) -> None:
+        kind, param = "invalid_request_error", refused.field or None
+        await self._whole(400, envelope(str(refused), kind=kind, code=refused.code, param=param))
+
+    async def _whole(self, status: int, body: bytes, headers: Mapping[str, str] = NONE) -> None:
         said = {"content-type": "application/json", "content-length": str(len(body)), **headers}
         await self.start(status, [(k.encode(), v.encode()) for k, v in said.items()])
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _as_it_is(upstream: ClientResponse, answer: Answer) -> None:
+    await answer.start(upstream.status, response_headers(upstream))
+    async for chunk in upstream.content.iter_any():
+        await answer.write(chunk)
+    await answer.end()
+
+
+async def _changed(upstream: ClientResponse, answer: Answer, back: Back) -> None:
+    """A stream event by event, any other answer as a whole.
+
+    :raises Unreadable: it is no JSON.
+    """
+    headers = [(k, v) for k, v in response_headers(upstream) if k != b"content-length"]
+    if upstream.headers.get("content-type", "").encode().startswith(EVENT_STREAM):
+        events = back.events()
+        await answer.start(upstream.status, headers)
+        async for chunk in upstream.content.iter_any():
+            if lines := await aside(events.feed, chunk, events.held_bytes):
+                await answer.write(lines)
+        await answer.write(events.end())
+    else:
+        body = await aside(back.whole, await upstream.read())
+        await answer.start(upstream.status, [*headers, (b"content-length", b"%d" % len(body))])
+        await answer.write(body)
+    await answer.end()
 
 
 def request_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:

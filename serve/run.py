@@ -14,6 +14,7 @@ from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, UnixConnector
 
 from serve.app import create_app
 from serve.baked import tell
+from serve.boundary import Boundary, boundary_of
 from serve.command import INHERITED, served_names
 from serve.engine import Engine, Limits
 from serve.launch import Launcher
@@ -49,6 +50,7 @@ class Server(uvicorn.Server):
 def run(settings: Settings, plan: Plan, launcher: Launcher, environ: Mapping[str, str]) -> int:
     """Serve until a signal. Exit status 0 after SIGTERM, 130 after Ctrl-C.
 
+    :raises ConfigError: the map of a pruned vocabulary is damaged.
     :raises PreflightError: too little memory, or the port is taken.
     :raises EngineFailed: the engine cannot be started, or keeps dying.
     """
@@ -58,15 +60,20 @@ def run(settings: Settings, plan: Plan, launcher: Launcher, environ: Mapping[str
     if plan.target.device == "cpu" and not plan.cache.used:
         check_compiler(shutil.which("g++", path=plan.command.env.get("PATH")))
     check_socket(plan.command.socket)
+    boundary = boundary_of(plan)
     _tell(plan, environ)
     with bind(settings.host, settings.port) as listener:
         logger.info("gateway on %s", url(listener))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, plan, launcher, listener))
+            return runner.run(_serve(settings, plan, launcher, listener, boundary))
 
 
 async def _serve(
-    settings: Settings, plan: Plan, launcher: Launcher, listener: socket.socket
+    settings: Settings,
+    plan: Plan,
+    launcher: Launcher,
+    listener: socket.socket,
+    boundary: Boundary,
 ) -> int:
     async with engine_session(str(plan.command.socket)) as session:
         engine = Engine(
@@ -77,7 +84,8 @@ async def _serve(
             launcher=launcher,
             fallback=plan.fallback,
         )
-        app = create_app(engine, session, plan.describe(), settings.max_body_mib * MIB)
+        most = settings.max_body_mib * MIB
+        app = create_app(engine, session, plan.describe(), most, boundary)
         server = Server(
             uvicorn.Config(
                 app,

@@ -57,6 +57,10 @@ class Settings(Config):
         REPOSITORY / ".cache" / "blobs",
         description="Folder where weight blobs are packed; `store` below it holds what they share.",
     )
+    derived_root: Path = Field(
+        REPOSITORY / "weights" / "derived",
+        description="Folder of what variants make of a model's weights: `<model>/<recipe>` below.",
+    )
     cache_policy: Literal["prefer", "require", "off"] = Field(
         "prefer",
         description="A baked cache that is missing or does not fit: start cold and say why "

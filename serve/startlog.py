@@ -47,6 +47,8 @@ COMPILED = re.compile(r"\[?(\w*)\]? ?saved AOT compiled function to (\S+)")
 LOADED = re.compile(r"\[?(\w*)\]? ?Directly load AOT compilation from path (\S+)")
 # What our loader says of itself, once for the model and once for its drafter, on each rank.
 WEIGHTS = re.compile(r"preheat: weights loaded: (\{.*\})")
+# Of each process that does not fork off one that said it.
+PATCHED = re.compile(r"preheat: patch (\w+) applied: ")
 REFUSED = re.compile(r"Compiling model again due to a load failure from (\S+), reason: (.*)")
 
 # "(EngineCore pid=12) ERROR 11-21 03:55:30 [core.py:1] " in front of what is said.
@@ -79,6 +81,7 @@ class StartLog:
         self.loaded: list[str] = []
         self.refused: list[str] = []
         self.weights: list[dict[str, Any]] = []
+        self.patches: set[str] = set()
         self._last = started
 
     def observe(self, line: str, at: float) -> None:
@@ -93,6 +96,8 @@ class StartLog:
             self.loaded.append(match[2])
         elif match := REFUSED.search(line):
             self.refused.append(match[2])
+        elif match := PATCHED.search(line):
+            self.patches.add(match[1])
         elif match := WEIGHTS.search(line):
             with contextlib.suppress(ValueError):
                 self.weights.append(json.loads(match[1]))

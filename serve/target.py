@@ -46,6 +46,14 @@ class Target(Config):
     no_fork: str = Field(
         "", description="Why engines are not forked off a process that has vLLM imported."
     )
+    max_speculative_tokens: int | None = Field(
+        None, ge=1, description="Most tokens drafted a step that the engine bears here."
+    )
+    max_speculative_tokens_why: str = Field("", description="What happens beyond that.")
+    no_attention_backend: str = Field("", description="Why attention kernels are not chosen here.")
+    no_fuse_qk_norm_rope: str = Field(
+        "", description="Why norms are not fused with the rotary embedding here."
+    )
     no_cuda_graphs: str = Field("", description="Why CUDA graphs are not captured here.")
     no_prefix_caching_with_mtp: str = Field(
         "", description="Why prefix caching is off here while MTP drafts."

@@ -7,15 +7,17 @@ which hardware can do them (``serve.target``).
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from serve.config import CommaSeparated, Config, parse, read_pairs
 from serve.errors import ConfigError, nearest
 
-# K=5 crashes under load and K=6 with two requests at once, K=4 is stable: vllm#37035, vllm#40756.
-MAX_SPECULATIVE_TOKENS = 4
+# One MTP layer is run again for each; what a target bears may be less (``serve.target``).
+MAX_SPECULATIVE_TOKENS = 7
+# That vLLM's kernels for GPUs and CPUs both know.
+GROUP_SIZES = (32, 64, 128)
 
 
 class Variant(Config):
@@ -52,7 +54,61 @@ class Variant(Config):
         None,
         ge=1,
         le=MAX_SPECULATIVE_TOKENS,
-        description="Tokens drafted a step (K). K=5 crashes vLLM under load, so 4 is the most.",
+        description="Tokens drafted a step (K); a target may bear fewer.",
+    )
+    draft_vocab_size: int | None = Field(
+        None,
+        ge=512,
+        multiple_of=64,
+        description="Choose drafts from so many tokens only, those most used; the model's own "
+        "`DRAFT_VOCAB_SIZE` goes before it. All tokens verify them, so no text changes by it.",
+    )
+    weights: Literal["awq-w4a16", "rtn-w4a16"] | None = Field(
+        None,
+        description="Quantize linears to symmetric INT4, 16-bit activations: by activation-aware "
+        "scales (AWQ), or rounded to nearest.",
+    )
+    weights_targets: Literal["mlp", "linear"] | None = Field(
+        None, description="Which linears: those of the MLPs (when not set), or all of them."
+    )
+    weights_group_size: int | None = Field(
+        None, description="Weights that share a scale: 32 (when not set), 64 or 128."
+    )
+    lm_head: Literal["w4a16"] | None = Field(
+        None, description="INT4 output head, in the same groups; a tied one is untied first."
+    )
+    vocab_size: int | None = Field(
+        None,
+        ge=512,
+        multiple_of=64,
+        description="Prune the vocabulary to so many tokens; the model's own "
+        "`PRUNED_VOCAB_SIZE` goes before it. Clients keep the original ids.",
+    )
+    mtp_head: Literal["redistilled"] | None = Field(
+        None, description="Draft with the MTP head of weights/heads/ in place of the checkpoint's."
+    )
+    kv_cache_dtype: Literal["fp8"] | None = Field(
+        None, description="Type of the KV cache; that of the activations when not set."
+    )
+    attention_backend: str | None = Field(
+        None,
+        pattern=r"^[A-Z_]+$",
+        description="Attention kernels by vLLM's name; vLLM's own choice when not set.",
+    )
+    fuse_qk_norm_rope: bool | None = Field(
+        None, description="Fuse the norms of queries and keys with the rotary embedding."
+    )
+    reasoning_parser: str | None = Field(
+        None, pattern=r"^[a-z0-9_]+$", description="vLLM's parser that tells thoughts from answers."
+    )
+    enable_thinking: bool | None = Field(
+        None, description="What chat templates are told of requests that do not say it themselves."
+    )
+    thinking_token_budget: int | None = Field(
+        None,
+        ge=0,
+        description="Most tokens of thought in chats that name no budget; "
+        "asks for REASONING_PARSER.",
     )
     repetition_penalty: float | None = Field(
         None,
@@ -68,6 +124,9 @@ class Variant(Config):
         sizes = self.cudagraph_capture_sizes or ()
         if list(sizes) != sorted(set(sizes)):
             raise ValueError("CUDAGRAPH_CAPTURE_SIZES must ascend without repeats")
+        self._check_weights()
+        if self.thinking_token_budget is not None and not self.reasoning_parser:
+            raise ValueError("THINKING_TOKEN_BUDGET asks for REASONING_PARSER")
         step = (self.num_speculative_tokens or 0) + 1
         if odd := [size for size in sizes if size % step]:
             raise ValueError(
@@ -76,11 +135,26 @@ class Variant(Config):
             )
         return self
 
+    def _check_weights(self) -> None:
+        if self.weights_targets and not self.weights:
+            raise ValueError("WEIGHTS_TARGETS asks for WEIGHTS")
+        if self.weights_group_size not in (None, *GROUP_SIZES):
+            raise ValueError(f"WEIGHTS_GROUP_SIZE is one of {GROUP_SIZES}")
+        if self.weights_group_size and not (self.weights or self.lm_head):
+            raise ValueError("WEIGHTS_GROUP_SIZE asks for WEIGHTS or LM_HEAD")
+        for lever in ("mtp_head", "draft_vocab_size"):
+            if getattr(self, lever) and self.speculative_method != "mtp":
+                raise ValueError(f"{lever.upper()} asks for SPECULATIVE_METHOD=mtp")
+
+    @property
+    def levers(self) -> dict[str, Any]:
+        """The levers that are set, as JSON: those that are not set change no digest."""
+        return self.model_dump(mode="json", exclude={"name", "summary"}, exclude_none=True)
+
     @property
     def digest(self) -> str:
         """SHA-256 over the levers, in hex: equal levers, equal digest, whatever the name."""
-        levers = self.model_dump(mode="json", exclude={"name", "summary"})
-        canonical = json.dumps(levers, sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self.levers, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

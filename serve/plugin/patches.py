@@ -6,6 +6,7 @@ way it says so in one log line. One that an engine must not be without stops it 
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,13 +15,18 @@ from serve.plugin import (
     compiler,
     conv_layout,
     conv_state,
-    decode_layout,
+    decode_kernel,
+    draft_argmax,
+    draft_logits,
+    draft_vocabulary,
     expand_values,
     factors,
     frozen,
     identity,
     kernel_scan,
+    seeded_chunks,
     shared_queue,
+    thought_end,
     torchvision_ops,
     winners,
 )
@@ -69,17 +75,39 @@ CONV_LAYOUT = Patch(
 )
 CONV_STATE = Patch(
     "conv_state",
-    "verifying fewer than K+1 tokens breaks the convolution state on CPUs without AMX",
+    "with drafts, steps of fewer than K+1 tokens break the convolution, and only AMX gets a kernel",
     {"vllm": "0.32.0"},
     conv_state.needed,
     conv_state.apply,
 )
-DECODE_LAYOUT = Patch(
-    "decode_layout",
-    "with drafts, a prompt that leaves one token for its last chunk kills the engine",
+DECODE_KERNEL = Patch(
+    "decode_kernel",
+    "without drafts, the CPU's recurrent step rounds otherwise than with them, and refuses views",
     {"vllm": "0.32.0"},
-    decode_layout.needed,
-    decode_layout.apply,
+    decode_kernel.needed,
+    decode_kernel.apply,
+)
+DRAFT_ARGMAX = Patch(
+    "draft_argmax",
+    "with drafts, the CPU backend looks for each token's id one vocabulary entry at a time",
+    {"vllm": "0.32.0", "torch": "2.13.0"},
+    draft_argmax.needed,
+    draft_argmax.apply,
+)
+DRAFT_LOGITS = Patch(
+    "draft_logits",
+    "with drafts, all logits are copied for log-probabilities that nobody asked for",
+    {"vllm": "0.32.0"},
+    draft_logits.needed,
+    draft_logits.apply,
+)
+DRAFT_VOCABULARY = Patch(
+    "draft_vocabulary",
+    "asked for: drafts are chosen from the tokens that are used most, and verified by all",
+    {"vllm": "0.32.0", "torch": "2.13.0"},
+    draft_vocabulary.needed,
+    draft_vocabulary.apply,
+    required=True,
 )
 EXPAND_VALUES = Patch(
     "expand_values",
@@ -102,12 +130,26 @@ KERNEL_SCAN = Patch(
     kernel_scan.needed,
     kernel_scan.apply,
 )
+SEEDED_CHUNKS = Patch(
+    "seeded_chunks",
+    "a seeded request whose prompt is read in two steps kills the engine of a CPU",
+    {"vllm": "0.32.0", "torch": "2.13.0"},
+    seeded_chunks.needed,
+    seeded_chunks.apply,
+)
 SHARED_QUEUE = Patch(
     "shared_queue",
     "the worker's answers reserve 240 MiB of /dev/shm, and a container has 64",
     {"vllm": "0.32.0"},
     shared_queue.needed,
     shared_queue.apply,
+)
+THOUGHT_END = Patch(
+    "thought_end",
+    "with drafts, a capped thought that ends by itself at the cap is ended once more",
+    {"vllm": "0.32.0"},
+    thought_end.needed,
+    thought_end.apply,
 )
 FROZEN = Patch(
     "frozen",
@@ -150,10 +192,15 @@ PATCHES = (
     AOT_RELOAD,
     CONV_LAYOUT,
     CONV_STATE,
-    DECODE_LAYOUT,
+    DECODE_KERNEL,
+    DRAFT_ARGMAX,
+    DRAFT_LOGITS,
+    DRAFT_VOCABULARY,
     EXPAND_VALUES,
     KERNEL_SCAN,
+    SEEDED_CHUNKS,
     SHARED_QUEUE,
+    THOUGHT_END,
     FROZEN,
     RECORD_COMPILER,
     REPLAY_COMPILER,
@@ -181,7 +228,17 @@ def apply_all(patches: Iterable[Patch] = PATCHES) -> None:
             logger.warning("preheat: patch %s not applied, %s: %s", patch.name, other, patch.why)
             continue
         patch.apply()
-        logger.info("preheat: patch %s applied: %s", patch.name, patch.why)
+        _tell(f"preheat: patch {patch.name} applied: {patch.why}")
+
+
+def _tell(line: str) -> None:
+    """Log ``line``. vLLM's front end loads plugins before it sets its logs up, and what it forks
+    is patched by then: there, nobody else would say it.
+    """
+    if logger.isEnabledFor(logging.INFO):
+        logger.info("%s", line)
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def mismatch(tried: Mapping[str, str], version_of: Callable[[str], str | None]) -> str:
