@@ -7,10 +7,13 @@ python -m scripts.docs --check    write nothing; exit 1 if any would change
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from scripts import dashboard
+from scripts.reporting import extent, latency, parity, quality
+from scripts.reporting.records import Found, Source, read, shaped
 from serve.config import Config, settable
 from serve.model import ModelSource, known_models
 from serve.routes import FORWARDED
@@ -24,6 +27,10 @@ REFERENCE = REPOSITORY / "docs" / "reference.md"
 README = REPOSITORY / "README.md"
 DEPLOY = REPOSITORY / "deploy" / "README.md"
 DASHBOARD = REPOSITORY / "deploy" / "grafana" / "dashboards" / "preheat.json"
+# Where the table of variants is measured: what a clone can measure again without a GPU.
+RIG = ("tiny", "cpu")
+# As the Makefile's own `help` reads itself.
+TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -86,17 +93,76 @@ def filled(text: str) -> str:
         "targets": targets_table,
         "models": models_line,
         "panels": panels_table,
+        "help": make_help,
     }
     return BLOCK.sub(lambda found: f"{found[1]}{blocks[found[2]]()}\n{found[3]}", text)
 
 
+def make_help() -> str:
+    """What `make help` prints."""
+    targets = TARGET.findall((REPOSITORY / "Makefile").read_text(encoding="utf-8"))
+    lines = [f"  {name:16} {said}" for name, said in targets]
+    return "\n".join(["```console", "$ make help", *lines, "```"])
+
+
 def variants_table() -> str:
-    """Name and summary of every variant."""
+    """Every variant, and what the fullest records of the tiny model on a CPU say of it."""
+    source = read(REPOSITORY)
+    variants = [load_variant(name, EXPERIMENTS) for name in known_variants(EXPERIMENTS)]
+    today = of_today(source, {variant.name: variant.levers for variant in variants})
+    speeds = {f.variant: f for f in _measured(today, latency.KIND)}
+    qualities = {f.variant: f for f in _measured(today, quality.KIND)}
+    drafts = {f.variant: f for f in source.of(parity.KIND) if (f.model, f.target) == RIG}
     rows = []
-    for name in known_variants(EXPERIMENTS):
-        variant = load_variant(name, EXPERIMENTS)
-        rows.append((f"[`{name}`](experiments/{name}/README.md)", variant.summary))
-    return table(("variant", "what it is"), rows)
+    for variant in variants:
+        name = variant.name
+        link = f"[`{name}`](experiments/{name}/README.md)"
+        speed = _speed(speeds.get(name))
+        verdict = _verdict(qualities.get(name), drafts.get(name))
+        rows.append((link, variant.summary, *speed, verdict))
+    head = ("variant", "what it is", "1 at once", "8 at once", "quality")
+    return table(head, rows)
+
+
+def of_today(source: Source, levers: Mapping[str, Mapping[str, Any]]) -> Source:
+    """The records of variants as they stand: what was measured with other levers says nothing of
+    those that a reader gets.
+    """
+    same = [f for f in source.records if f.record.variant.get("levers") == levers.get(f.variant)]
+    return Source(same, source.unread)
+
+
+def _measured(source: Source, kind: str) -> list[Found]:
+    """Of each variant the fullest record against the baseline, on the rig that everybody has."""
+    found = source.of(kind, extent.reference, extent.worth)
+    rig = (*RIG, extent.BASELINE)
+    return [one for one in found if (one.model, one.target, extent.reference(one)) == rig]
+
+
+def _speed(found: Found | None) -> tuple[str, str]:
+    """Times faster end to end, with the interval, at one and at eight requests at once."""
+    if found is None:
+        return "", ""
+    told = shaped(latency.Latency, found)
+    one, eight = (latency.ratio(found, told, cell) for cell in ("c1", "c8"))
+    shown = [f"{r.ratio:.2f}× ({r.low:.2f} to {r.high:.2f})" if r else "" for r in (one, eight)]
+    return f"[{shown[0]}]({found.name})" if shown[0] else "", shown[1]
+
+
+def _verdict(found: Found | None, drafts: Found | None) -> str:
+    """The rule's, and on what it rests; beside one of texts, in which drafts have no part, how many
+    greedy texts they left as they were.
+    """
+    same = ""
+    if drafts:
+        equal, all_ = shaped(parity.Parity, drafts).same
+        same = f"[same greedy text, {equal} of {all_}]({drafts.name})"
+    if found is None:
+        return same
+    judged = shaped(quality.Quality, found)
+    said = f"[{judged.told}]({found.name})"
+    beside = same and judged.judged_on == quality.TEXTS_ALONE
+    return f"{said}; {same}" if beside else said
 
 
 def targets_table() -> str:

@@ -25,11 +25,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments.record import Record, add, now, this_machine
+from experiments.record import MEASUREMENTS, Record, add, now, this_machine
 from serve.plan import versions
 from serve.settings import REPOSITORY
 
-MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 CORPUS = REPOSITORY / "tests" / "bake" / "checkpoint" / "corpus"
 FOUND = CORPUS / "found"
 # What was reached before, so that a campaign can be continued.

@@ -30,14 +30,13 @@ from rich.table import Table
 from blob.codecs import Bfloats, ByteCodec, Floats, RowCodec, bfloat16
 from blob.names import CODECS
 from blob.registry import codec_of
-from experiments.record import Record, add, now, this_machine
+from experiments.record import MEASUREMENTS, Record, add, now, this_machine
 from scripts.codec_peers import GGML, compressed_decode, ggml_encode, integers_of
 from scripts.options import add_sampling, sample_seconds
 from scripts.starts import DEADLINE_SECONDS, NotMeasured, cpu_times
 from serve.plan import versions
 from serve.settings import REPOSITORY
 
-MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 TINY = REPOSITORY / "weights" / "tiny" / "model.safetensors"
 PARAMS: dict[str, dict[str, int]] = {"int4": {"group": 32}, "int5": {"group": 128}}
 PEERS = ("libggml-python", "compressed-tensors", "zipnn", "numba", "llvmlite")

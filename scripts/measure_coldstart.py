@@ -10,7 +10,6 @@ when the machine has been idle for a second. What is generated greedily must be 
 """
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -23,24 +22,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.record import Record, add, now, this_machine
+from experiments.record import Record, check_writable, folder_of, now, this_machine, typed
+from scripts.options import add_axes
 from scripts.starts import (
     IDLE,
     POLL_SECONDS,
     PROMPT,
     Client,
-    NotMeasured,
     Run,
+    recorded,
     running,
     started,
     tcp,
     unix,
     wait_until_idle,
 )
+from serve.cli import positive
 from serve.command import EARLY, served_names
 from serve.keeper import descendants
 from serve.plan import Plan, make_plan
-from serve.settings import REPOSITORY, read_settings
+from serve.settings import read_settings
 
 COLD, WARM, BAKED, RESTART = "stock cold", "stock warm", "baked", "restart"
 MODES = (COLD, WARM, BAKED, RESTART)
@@ -53,22 +54,27 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 when a record was added, 1 when it could not be measured, 2 usage."""
     parsed = parser().parse_args(arguments)
+    command = typed("scripts.measure_coldstart", arguments)
+    return recorded(parsed.variant, lambda: measured(parsed, command))
+
+
+def measured(parsed: argparse.Namespace, command: Sequence[str]) -> Record:
+    """All rounds, and the record of them.
+
+    :raises Stop: what was asked for is not there.
+    :raises NotMeasured, OSError: it cannot be measured, or not be kept.
+    """
     axes = {"VARIANT": parsed.variant, "MODEL": parsed.model, "TARGET": parsed.target}
     made, machine = now(), this_machine()
     with tempfile.TemporaryDirectory(prefix="preheat-") as folder:
         plan = make_plan(read_settings(axes), Path(sys.executable), Path(folder) / "engine.sock")
+        check_writable(folder_of(parsed.variant))
         rig = Rig(plan, axes, Path(folder))
-        samples = []
-        try:
-            for number in range(1, parsed.rounds + 1):
-                samples += list(rig.round(number))
-        except NotMeasured as error:
-            print(f"not measured: {error}", file=sys.stderr)
-            return 1
-    record = Record(
+        samples = [one for number in range(1, parsed.rounds + 1) for one in rig.round(number)]
+    return Record(
         kind="coldstart",
         made=made,
-        command=["python", "-m", "scripts.measure_coldstart", *sys.argv[1:]],
+        command=list(command),
         machine=machine,
         variant=plan.describe(),
         parameters={
@@ -80,10 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary=summary(samples),
         samples=samples,
     )
-    path = add(record, REPOSITORY / "experiments" / parsed.variant / "measurements")
-    print(json.dumps(record.summary, indent=1))
-    print(f"wrote {path.relative_to(REPOSITORY)}")
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,9 +97,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("variant", help="a variant that is baked")
-    top.add_argument("--model", default="", help="name or checkpoint folder (the target's own)")
-    top.add_argument("--target", default="", help="cpu, a10g, … (detected)")
-    top.add_argument("--rounds", type=int, default=3, help="samples of each kind (3)")
+    add_axes(top)
+    top.add_argument("--rounds", type=positive, default=3, help="samples of each kind (3)")
     return top
 
 

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from bake.checkpoint.convert import convert
 from bake.fetch import member_of
-from experiments.record import Record, add, now, this_machine
+from experiments.record import MEASUREMENTS, Record, add, now, this_machine
 from scripts.served import NotServed, Served, served
 from scripts.starts import NotMeasured
 from scripts.vocabularies import vocabularies
@@ -38,7 +38,6 @@ from serve.model import find_model
 from serve.plan import versions
 from serve.settings import REPOSITORY, read_settings
 
-MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 HELDOUT = REPOSITORY / "weights" / "tiny" / "heldout.jsonl"
 PEERS = ("gguf", "xllamacpp", "transformers", "tokenizers")
 # Nothing else of a prompt matters than that they differ in length and in what they are.

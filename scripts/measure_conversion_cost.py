@@ -26,13 +26,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from experiments.record import Record, add, now, this_machine
+from experiments.record import MEASUREMENTS, Record, add, now, this_machine
 from scripts.quiet import timed
 from scripts.starts import NotMeasured
 from serve.plan import versions
 from serve.settings import REPOSITORY
 
-MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 HIDDEN, INNER, HEADS, TOKENS = 4096, 11008, 32, 32000
 BLOCK, BLOCK_BYTES = 256, 144
 BUDGET = 500 * 10**6

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from bake.checkpoint.dequant.ggml import BLOCKS, dequantize
 from blob.codecs import Bfloats, Floats, bfloat16
-from experiments.record import Record, add, now, this_machine
+from experiments.record import MEASUREMENTS, Record, add, now, this_machine
 from scripts.dequant_peers import Bytes, by_c, by_gguf, gguf_reads, quantized
 from scripts.options import add_sampling, sample_seconds
 from scripts.quiet import attempts
@@ -38,7 +38,6 @@ from scripts.starts import NotMeasured
 from serve.plan import versions
 from serve.settings import REPOSITORY
 
-MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 PEERS = ("gguf", "libggml-python", "numba", "llvmlite")
 ROWS, COLUMNS = 4096, 11008
 # Rows that are encoded; the matrix is them, over and over: some encoders are slow.

@@ -24,10 +24,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from docker.errors import DockerException
+
 from bake.image import daemon, report
 from bake.image.make import tag
 from bake.image.run import Asked, Image, argv
-from experiments.record import Record, add, now, this_machine
+from experiments.record import Record, check_writable, folder_of, now, this_machine, typed
+from scripts.options import add_axes
 from scripts.starts import (
     DEADLINE_SECONDS,
     IDLE,
@@ -35,11 +38,13 @@ from scripts.starts import (
     Client,
     NotMeasured,
     Run,
+    recorded,
     running,
     started,
     tcp,
     wait_until_idle,
 )
+from serve.cli import positive
 from serve.command import served_names
 from serve.plan import Plan, make_plan
 from serve.settings import REPOSITORY, read_settings
@@ -60,27 +65,35 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 when a record was added, 1 when it could not be measured, 2 usage."""
     parsed = parser().parse_args(arguments)
+    command = typed("scripts.measure_image", arguments)
+    return recorded(parsed.variant, lambda: measured(parsed, command))
+
+
+def measured(parsed: argparse.Namespace, command: Sequence[str]) -> Record:
+    """All rounds, and the record of them.
+
+    :raises Stop: what was asked for is not there.
+    :raises NotMeasured, OSError: it cannot be measured, or not be kept.
+    """
     axes = {"VARIANT": parsed.variant, "MODEL": parsed.model, "TARGET": parsed.target}
     made, machine = now(), this_machine()
     plan = make_plan(read_settings(axes), Path(sys.executable), Path("engine.sock"))
+    check_writable(folder_of(parsed.variant))
     image = tag(parsed.image, plan.target.device, plan.model.name)
-    with daemon.engine() as client:
-        known = daemon.facts(client)
-        layers = [asdict(layer) for layer in report.layers(client, image)]
-        labels = client.images.get(image).labels
-    rig = Rig(plan, Image(image, plan.target.device), known.bridged)
-    samples = []
     try:
-        for number in range(1, parsed.rounds + 1):
-            samples += list(rig.round(number))
-        samples += [rebuilt(number, parsed) for number in range(1, parsed.rebuilds + 1)]
-    except NotMeasured as error:
-        print(f"not measured: {error}", file=sys.stderr)
-        return 1
-    record = Record(
+        with daemon.engine() as client:
+            known = daemon.facts(client)
+            layers = [asdict(layer) for layer in report.layers(client, image)]
+            labels = client.images.get(image).labels
+    except DockerException as error:
+        raise NotMeasured(str(error)) from error
+    rig = Rig(plan, Image(image, plan.target.device), known.bridged)
+    samples = [one for number in range(1, parsed.rounds + 1) for one in rig.round(number)]
+    samples += [rebuilt(number, parsed) for number in range(1, parsed.rebuilds + 1)]
+    return Record(
         kind="image",
         made=made,
-        command=["python", "-m", "scripts.measure_image", *sys.argv[1:]],
+        command=list(command),
         machine=machine,
         variant=plan.describe(),
         parameters={
@@ -94,10 +107,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary=summary(samples, layers),
         samples=samples,
     )
-    path = add(record, REPOSITORY / "experiments" / parsed.variant / "measurements")
-    print(json.dumps(record.summary, indent=1))
-    print(f"wrote {path.relative_to(REPOSITORY)}")
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,10 +118,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("variant", help="a variant that is baked, here and in the image")
-    top.add_argument("--model", default="", help="name or checkpoint folder (the target's own)")
-    top.add_argument("--target", default="", help="cpu, a10g, … (detected)")
+    add_axes(top)
     top.add_argument("--image", default="preheat", help="name of the image, less its tag (preheat)")
-    top.add_argument("--rounds", type=int, default=3, help="samples of each kind of start (3)")
+    top.add_argument("--rounds", type=positive, default=3, help="samples of each kind of start (3)")
     top.add_argument("--rebuilds", type=int, default=3, help="samples of the rebuild (3)")
     return top
 

@@ -16,13 +16,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.record import Record, add, now, this_machine
+from experiments.record import MEASUREMENTS, Record, add, now, this_machine
 from scripts.starts import NotMeasured, wait_until_idle
 from serve.command import CPU_ENVIRONMENT
 from serve.plan import versions
 from serve.settings import REPOSITORY
 
-MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$")
 # In these the second name tells more than the first.
 LARGE = ("torch", "vllm")

@@ -29,7 +29,7 @@ from rich.table import Table
 from bake.checkpoint import gguf, hops, pth, safetensors
 from bake.checkpoint.contents import Contents
 from bake.checkpoint.source import mapped
-from experiments.record import Record, add, now, this_machine
+from experiments.record import MEASUREMENTS, Record, add, now, this_machine
 from scripts import inspected_files
 from scripts.options import add_sampling, sample_seconds
 from scripts.quiet import attempts
@@ -37,7 +37,6 @@ from scripts.starts import NotMeasured
 from serve.plan import versions
 from serve.settings import REPOSITORY
 
-MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 OURS = "preheat"
 PARSERS = {"safetensors": safetensors.parse, "gguf": gguf.parse, "pth": pth.parse}
 PEERS = ("safetensors", "gguf", "libgguf", "torch", "msgspec", "numba", "numpy")

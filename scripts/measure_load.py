@@ -35,7 +35,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from experiments.record import Record, add, now, this_machine
+from experiments.record import MEASUREMENTS, Record, add, now, this_machine
 from scripts.quiet import timed
 from serve.command import EARLY
 from serve.plan import versions
@@ -44,7 +44,6 @@ from serve.plugin.patches import TORCHVISION_OPS, apply_all
 from serve.settings import REPOSITORY
 
 TINY = REPOSITORY / "weights" / "tiny"
-MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 SHARD_BYTES = 512 * 10**6
 # Times that a sample is taken until it is quiet, and seconds between two of them.
 TRIES = 5

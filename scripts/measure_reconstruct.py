@@ -38,13 +38,11 @@ from blob.registry import codec_of
 from blob.restore import PIECE_BYTES, flat, restore, scratch_for
 from blob.rows import of_rows, pieces, sliced
 from blob.store import Store
-from experiments.record import Record, add, now, this_machine
+from experiments.record import MEASUREMENTS, Record, add, now, this_machine
 from scripts.quiet import Sample, sampled
 from scripts.starts import NotMeasured
 from serve.plan import versions
-from serve.settings import REPOSITORY
 
-MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 SEED = 20261121
 EXAMPLES = """examples:
   python -m scripts.measure_reconstruct

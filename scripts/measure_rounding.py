@@ -27,14 +27,13 @@ from blob.codecs.bfloat16 import to_float32
 from blob.recipe import Recipe
 from blob.reconstruct import stream
 from blob.store import Store
-from experiments.record import Record, add, now, this_machine
+from experiments.record import MEASUREMENTS, Record, add, now, this_machine
 from scripts.tiny.model import TinyModel
 from scripts.tiny.shape import Shape
 from serve.plan import versions
 from serve.settings import REPOSITORY
 
 MODEL = REPOSITORY / "weights" / "tiny"
-MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 RECIPES = (
     Recipe("raw"),
     Recipe("int5"),

@@ -21,14 +21,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from experiments.record import Record, add, now, this_machine
+from experiments.record import MEASUREMENTS, Record, add, now, this_machine
 from serve import manifest
 from serve.plan import versions
 from serve.settings import REPOSITORY
 
 # Size of a file, and the part of all bytes that stands in such files; None is one with the rest.
 MIX = ((32 * 1024, 0.12), (4 * 1024**2, 0.40), (None, 0.48))
-MEASUREMENTS = REPOSITORY / "experiments" / "measurements"
 EXAMPLES = """examples:
   python -m scripts.measure_verify
   python -m scripts.measure_verify --gigabytes 4 --samples 10 --folder /mnt/disk

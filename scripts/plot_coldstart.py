@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from experiments.record import Record
 from scripts.measure_coldstart import MODES, RESTART
+from scripts.picture import keep
 from serve.startlog import PHASES
 
 EXAMPLES = """examples:
@@ -31,7 +32,7 @@ SHORT = 12.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 when the picture was written, 1 when the record cannot be read."""
+    """Exit status 0 when the picture was written, 1 when it or the record cannot be."""
     parsed = parser().parse_args(arguments)
     try:
         record = Record.model_validate_json(parsed.record.read_bytes())
@@ -39,9 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parsed.record}: {error}", file=sys.stderr)
         return 1
     out = parsed.out or parsed.record.parent.parent / "coldstart.svg"
-    # Text stays text, and ids and dates do not change from one run to the next.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "preheat", "font.size": 9}):
-        draw(record).savefig(out, metadata={"Date": None})
+    try:
+        keep(out, lambda: draw(record))
+    except OSError as error:
+        print(f"{error.filename or out}: cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
     print(f"wrote {out}")
     return 0
 

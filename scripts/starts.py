@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blob.errors import Stop
+from experiments.record import Record, add, folder_of
 from serve.keeper import descendants
 from serve.settings import REPOSITORY
 from serve.startlog import StartLog
@@ -128,6 +131,21 @@ class Client:
         except (OSError, http.client.HTTPException):
             return None
         return str(json.loads(said)["choices"][0]["text"]) if answer.status == 200 else None
+
+
+def recorded(variant: str, measured: Callable[[], Record]) -> int:
+    """Measure, add the record to the variant's and tell it; exit status 0 when it was added, 1 when
+    it could not be measured or kept, and that of what stopped it.
+    """
+    try:
+        record = measured()
+        path = add(record, folder_of(variant))
+    except (Stop, NotMeasured, OSError) as error:
+        print(f"not measured: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, Stop) else 1
+    print(json.dumps(record.summary, indent=1))
+    print(f"wrote {path.relative_to(REPOSITORY)}")
+    return 0
 
 
 def unix(path: Path) -> http.client.HTTPConnection:

@@ -30,6 +30,7 @@ from scripts.tiny.pipeline import (
 from scripts.tiny.shape import Shape
 from scripts.tiny.tokenizer import TokenizerError
 from scripts.tiny.train import Plan
+from serve.cli import positive
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = """examples:
@@ -40,13 +41,6 @@ EXAMPLES = """examples:
 About 1.6 times as fast on two cores, and how the model that ships was trained:
   LD_PRELOAD=libtcmalloc_minimal.so.4:.../libiomp5.so python -m scripts.train_tiny
 """
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
-    return value
 
 
 def build_parser() -> argparse.ArgumentParser:

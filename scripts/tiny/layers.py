@@ -39,12 +39,14 @@ class GatedNorm(nn.Module):
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps) * F.silu(gate.float())
 
 
-def rope_tables(shape: Shape, time: int, offset: int = 0) -> tuple[Tensor, Tensor]:
+def rope_tables(
+    shape: Shape, time: int, offset: int = 0, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines for positions offset..offset+time, each [time, rotary_dim]."""
-    half = torch.arange(0, shape.rotary_dim, 2, dtype=torch.float32) / shape.rotary_dim
-    angles = torch.outer(
-        torch.arange(offset, offset + time, dtype=torch.float32), shape.rope_theta**-half
-    )
+    pairs = torch.arange(0, shape.rotary_dim, 2, dtype=torch.float32, device=device)
+    half = pairs / shape.rotary_dim
+    places = torch.arange(offset, offset + time, dtype=torch.float32, device=device)
+    angles = torch.outer(places, shape.rope_theta**-half)
     angles = torch.cat([angles, angles], -1)
     return angles.cos(), angles.sin()
 
@@ -94,7 +96,7 @@ class Attention(nn.Module):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v, gate = self.project(x, rope_tables(self.shape, x.shape[1]))
+        q, k, v, gate = self.project(x, rope_tables(self.shape, x.shape[1], device=x.device))
         return self.finish(F.scaled_dot_product_attention(q, k, v, is_causal=True), gate)
 
 
@@ -146,7 +148,7 @@ class DeltaNet(nn.Module):
         beta = self.in_proj_b(x).float().sigmoid().transpose(1, 2)
         step = F.softplus(self.in_proj_a(x).float() + self.dt_bias)
         g = (-self.A_log.exp() * step).transpose(1, 2)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             out = delta.chunked(q, k, v, g, beta)
         z = self.in_proj_z(x).unflatten(-1, (-1, s.linear_head_dim))
         mixed_out: Tensor = self.out_proj(self.norm(out.transpose(1, 2), z).flatten(-2))

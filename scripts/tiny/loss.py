@@ -15,10 +15,16 @@ from torch import Tensor
 CHUNK = 1024
 
 
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    """What autocast would multiply in: it does not reach into a function of our own."""
+    lowered = torch.is_autocast_enabled(hidden.device.type)
+    return torch.bfloat16 if lowered else hidden.dtype
+
+
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else hidden.dtype
+        dtype = _product_dtype(hidden)
         low, weight = hidden.to(dtype), head.to(dtype)
         d_hidden = torch.empty_like(hidden)
         wants_head = ctx.needs_input_grad[1]
@@ -57,7 +63,7 @@ def head_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 def head_argmax(hidden: Tensor, head: Tensor) -> Tensor:
     """The token the head would choose greedily, for [..., width]."""
     flat = hidden.flatten(0, -2)
-    dtype = torch.bfloat16 if torch.is_autocast_enabled("cpu") else hidden.dtype
+    dtype = _product_dtype(hidden)
     weight = head.to(dtype).t()
     parts = [(part.to(dtype) @ weight).argmax(-1) for part in flat.split(CHUNK)]
     return torch.cat(parts).unflatten(0, hidden.shape[:-1])

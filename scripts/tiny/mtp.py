@@ -51,7 +51,7 @@ class MTP(nn.Module):
     ) -> Tensor:
         layer = self.layers[0]
         x = self.enter(embedded, hidden)
-        tables = rope_tables(self.shape, x.shape[1], offset=k - 1)
+        tables = rope_tables(self.shape, x.shape[1], offset=k - 1, device=x.device)
         q, key, value, gate = layer.self_attn.project(layer.input_layernorm(x), tables)
         chain.append((key, value))
         mixed = chain_attention(q, chain)

@@ -1,0 +1,1 @@
+"""What downloads are made of: what the hub says of a repository, the fetch, the lock file."""

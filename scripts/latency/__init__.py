@@ -1,0 +1,1 @@
+"""Latency of served variants: prompts, load, engine facts, statistics, and the run of them."""

@@ -1,0 +1,1 @@
+"""What profiles are made of: an engine with vLLM's profiler, its load, its trace, the pictures."""

@@ -1,0 +1,1 @@
+"""Tasks of lm-evaluation-harness over the data of `scripts.datasets`, and how they are scored."""
