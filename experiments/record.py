@@ -7,13 +7,21 @@ the form of a record, not what is measured.
 import os
 import platform
 import re
+import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from blob.files import replace
+
 SCHEMA = 1
+HERE = Path(__file__).resolve().parent
+# Of what is not one variant's.
+MEASUREMENTS = HERE / "measurements"
 
 
 class Machine(BaseModel):
@@ -62,13 +70,43 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
+def typed(module: str, arguments: Sequence[str] | None = None) -> list[str]:
+    """What to type for a command that was called with ``arguments``; None: those of the process."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return ["python", "-m", module, *words]
+
+
+def folder_of(variant: str) -> Path:
+    """Where a variant's records lie."""
+    return HERE / variant / MEASUREMENTS.name
+
+
+def check_writable(folder: Path) -> None:
+    """Whether a record may be added to ``folder``, which is made: hours of measuring are not to end
+    with that.
+
+    :raises OSError: it may not.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        pass
+
+
 def add(record: Record, folder: Path) -> Path:
     """Write ``record`` as a new file in ``folder``.
 
     :raises FileExistsError: there is one of this kind and second; records are never replaced.
+    :raises OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record.kind}_{record.made:%Y-%m-%dT%H%M%SZ}.json"
-    with path.open("x", encoding="utf-8") as file:
-        file.write(record.model_dump_json(indent=1) + "\n")
+    raw = (record.model_dump_json(indent=1) + "\n").encode()
+    # Takes the name, as no rename does that replaces nothing.
+    path.touch(exist_ok=False)
+    try:
+        replace(path, raw, 0o644)
+    except BaseException:
+        # Of what took hours to measure no half may be read as the whole.
+        path.unlink()
+        raise
     return path
