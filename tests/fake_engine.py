@@ -9,6 +9,7 @@ its own by the header ``x-fake``, which the gateway passes on like any other; se
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import gzip
 import hashlib
@@ -251,6 +252,24 @@ async def silent(_: Request, channel: Channel) -> None:
     await channel.wait(None)
 
 
+async def seen(request: Request, channel: Channel) -> None:
+    """The body as it arrived, in a form that nothing on the way takes for ids."""
+    await answer_json(channel, {"body": base64.b64encode(request.body).decode()})
+
+
+async def say(request: Request, channel: Channel) -> None:
+    """What the request's ``say`` is: a whole answer, or the pieces of a stream."""
+    said = json.loads(request.body)["say"]
+    if isinstance(said, str):
+        await channel.answer("200 OK", said.encode(), "Content-Type: application/json")
+        return
+    kind = "Content-Type: text/event-stream; charset=utf-8"
+    await channel.head("200 OK", kind, "Transfer-Encoding: chunked")
+    for piece in said:
+        await channel.chunk(piece.encode())
+    await channel.send(b"0\r\n\r\n")
+
+
 async def core_dies(_: Request, channel: Channel) -> None:
     SICK.append(True)
     await channel.answer("500 Internal Server Error", b"{}")
@@ -271,6 +290,8 @@ FAULTS: dict[str, Callable[[Request, Channel], Awaitable[None]]] = {
     "silent": silent,
     "crash": crash,
     "core-dies": core_dies,
+    "seen": seen,
+    "say": say,
 }
 
 

@@ -19,6 +19,7 @@ from bake import tree
 from bake.archive import Limits
 from bake.errors import BakeError, Busy
 from bake.shipping import Terms, export, receive
+from bake.shipping import names as held
 from bake.signing import keygen, sign
 from serve import manifest
 from serve.signature import trusted_keys
@@ -421,3 +422,18 @@ def test_members_of_any_name_and_kind_write_nothing_outside(
         assert names(Path(place)) in (["a"], ["a", "there"])
         left = [path for path in there.rglob("*") if path.is_file() and path.suffix != ".lock"]
         assert left == []
+
+
+def test_an_archive_names_its_roots_and_nothing_is_unpacked(here, there):
+    baked(here / "cpu/tiny/w")
+    file = packed(here, NAME, "cpu/tiny/w")
+    assert held(file, Limits()) == (NAME, "cpu/tiny/w")
+    assert names(there) == []
+
+
+def test_an_archive_that_is_cut_off_names_itself_and_not_its_roots(here):
+    file = packed(here)
+    os.truncate(file, file.stat().st_size - 1)
+    with pytest.raises(BakeError, match="truncated") as refused:
+        held(file, Limits())
+    assert refused.value.what.startswith(f"{file}: ")

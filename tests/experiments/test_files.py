@@ -113,6 +113,10 @@ def test_the_baseline_loses_nothing_anywhere() -> None:
     assert [dropped("baseline", target) for target in TARGETS] == [{}] * len(TARGETS)
 
 
+THINKING = (
+    *("--reasoning-parser", "qwen3"),
+    *("--default-chat-template-kwargs", '{"enable_thinking":true}'),
+)
 CAPTURE_BEST = ("--cudagraph-capture-sizes", "5", "10", "20", "40")
 LEVERS = {
     ("baseline", "cpu"): (),
@@ -122,11 +126,42 @@ LEVERS = {
         *("--max-num-seqs", "8"),
         *("--cudagraph-capture-sizes", "1", "2", "4", "8"),
     ),
+    ("awq", "cpu"): (),
+    ("awq", "a10g"): (),
+    ("seq8-w4lm", "cpu"): ("--max-num-seqs", "8"),
+    ("seq8-v64k", "cpu"): ("--max-num-seqs", "8"),
+    ("seq8-fp8kv", "cpu"): ("--max-num-seqs", "8", "--kv-cache-dtype", "fp8"),
+    ("seq8-fp8kv", "a10g"): (
+        *("--max-num-seqs", "8"),
+        *("--cudagraph-capture-sizes", "1", "2", "4", "8"),
+        *("--kv-cache-dtype", "fp8"),
+        *("--attention-config", '{"backend":"FLASHINFER"}'),
+    ),
+    ("seq8-shortcot", "cpu"): ("--max-num-seqs", "8", *THINKING),
+    ("seq8-stacked", "cpu"): (
+        *("--max-num-seqs", "8"),
+        "--no-enable-prefix-caching",
+        *("--speculative-config", MTP),
+        *THINKING,
+    ),
+    ("seq8-stacked", "a10g"): (
+        *("--max-num-seqs", "8"),
+        *CAPTURE_BEST,
+        "--no-enable-prefix-caching",
+        *("--speculative-config", MTP),
+        *("--compilation-config", '{"pass_config":{"enable_qk_norm_rope_fusion":true}}'),
+        *THINKING,
+    ),
     ("seq8-best", "cpu"): (
         *("--max-num-seqs", "8"),
         "--no-enable-prefix-caching",
         *("--speculative-config", MTP),
         *("--override-generation-config", PENALTY),
+    ),
+    ("seq8-drafts", "cpu"): (
+        *("--max-num-seqs", "8"),
+        "--no-enable-prefix-caching",
+        *("--speculative-config", MTP),
     ),
     ("seq8-best", "a10g"): (
         *("--max-num-seqs", "8"),

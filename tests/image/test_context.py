@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import stat
 import tarfile
 from pathlib import Path
@@ -53,6 +54,13 @@ def test_of_modes_only_that_it_can_be_run_is_kept(tmp_path):
     assert {(one.uid, one.gid, one.mtime) for one in members.values()} == {(0, 0, context.THE_TIME)}
 
 
+def test_a_folder_that_a_build_copies_is_there_though_nothing_is_in_it(tmp_path):
+    raw = b"".join(context.pack(some(tmp_path / "a"), ["weights/derived"]))
+    with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+        first = next(iter(tar))
+    assert (first.name, first.isdir(), first.mode) == ("weights/derived", True, 0o755)
+
+
 def test_a_file_that_shrinks_while_it_is_read_stops_the_build(tmp_path):
     path = tmp_path / "shrinks"
     path.write_bytes(b"x" * 3 * context.CHUNK_BYTES)
@@ -78,18 +86,41 @@ class TestFiles:
         for name in ("weights/tiny/a", "weights/other/a", "serve/x.py", ".cache/image/baked/k/x"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
-        (tmp_path / ".dockerignore").write_text("# words\n*\n!weights\n!serve\n!.cache\n")
+        (tmp_path / ".dockerignore").write_text("# words\n*\n!weights/other\n!serve\n!.cache\n")
         (tmp_path / "root/sub").mkdir(parents=True)
         (tmp_path / "root/sub/file").touch()
-        chosen = context.files(tmp_path, "tiny", {"cpu/tiny/v": tmp_path / "root"})
+        chosen = context.files(tmp_path, ["tiny"], {"cpu/tiny/v": tmp_path / "root"})
         assert list(chosen) == [
             ".cache/image/baked/cpu/tiny/v/sub/file",
             "serve/x.py",
             "weights/tiny/a",
         ]
 
+    def test_of_derived_weights_those_that_were_asked_for_less_what_never_goes_in(self, tmp_path):
+        out = "*\n!weights/tiny\nweights/**/heldout.jsonl\n"
+        (tmp_path / ".dockerignore").write_text(out)
+        one = tmp_path / "weights/derived/tiny/one/deep"
+        one.mkdir(parents=True)
+        shutil.copytree(
+            tmp_path / "weights/derived/tiny/one", tmp_path / "weights/derived/tiny/two"
+        )
+        for name in ("deep/a", "heldout.jsonl", "config.json"):
+            (one.parent / name).touch()
+        (tmp_path / "weights/derived/tiny/two/a").touch()
+        assert list(context.files(tmp_path, ["derived/tiny/one"], {})) == [
+            "weights/derived/tiny/one/config.json",
+            "weights/derived/tiny/one/deep/a",
+        ]
+
+    def test_the_docker_command_alone_sends_the_model_of_every_checkout_and_no_other(self):
+        lines = (HERE.path / ".dockerignore").read_text().splitlines()
+        assert [line for line in lines if line.startswith("!weights")] == [
+            f"!weights/{MODEL}",
+            f"!weights/derived/{MODEL}",
+        ]
+
     def test_nothing_of_git_tests_or_a_person_is_among_them(self):
-        chosen = context.files(HERE.path, MODEL, {})
+        chosen = context.files(HERE.path, [MODEL], {})
         tops = {name.split("/")[0] for name in chosen}
         assert tops.isdisjoint({".git", ".venv", ".work", "tests", ".env", ".ci"})
         assert not [name for name in chosen if "__pycache__" in name]
@@ -100,10 +131,10 @@ class TestFiles:
         model.mkdir(parents=True)
         (model / "manifest.json").write_text("{}")
         with pytest.raises(BakeError, match="weights/packed is a blob"):
-            context.files(tmp_path, "packed", {})
+            context.files(tmp_path, ["packed"], {})
 
     def test_a_folder_that_is_no_checkout_and_a_model_that_is_not_there(self, tmp_path):
         with pytest.raises(BakeError, match=r"\.dockerignore: No such file"):
-            context.files(tmp_path, "tiny", {})
+            context.files(tmp_path, ["tiny"], {})
         with pytest.raises(BakeError, match=r"no model in .*weights/huge"):
-            context.files(HERE.path, "huge", {})
+            context.files(HERE.path, ["huge"], {})

@@ -5,7 +5,8 @@ import pytest
 from bake.image.labels import Holds, parse
 
 DIGEST = f"sha256:{'a' * 64}"
-HOLDS = Holds("cpu", "cpu", "tiny", {"weights": DIGEST, "code": DIGEST}, {"seq8": DIGEST})
+FOLDERS = {"weights": DIGEST, "code": DIGEST}
+HOLDS = Holds("cpu", "cpu", "tiny", FOLDERS, {"seq8": DIGEST}, {"seq8": DIGEST})
 
 
 def test_what_is_written_is_read():
@@ -34,6 +35,7 @@ def test_an_image_of_somebody_else_is_none_of_ours(labels):
         ("preheat.device", "tpu"),
         ("preheat.baked.seq8", "sha256:00"),
         ("preheat.baked...", DIGEST),
+        ("preheat.served.seq8", "sha256:00"),
         ("preheat.baked.a/b", DIGEST),
         ("preheat.weights", ""),
         ("preheat.code", DIGEST.upper()),

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from serve.settings import REPOSITORY
+from serve.variant import known_variants
 from tests.image.appliances import PYTHON, Appliance, appliance
 from tests.image.checkouts import HERE, ROOT, VARIANT
 from tests.image.images import derived
@@ -18,7 +20,7 @@ CASES: dict[str, tuple[dict[str, Any], int, str, str]] = {
         {"environment": {"VARIANT": "seq9"}},
         2,
         "no variant 'seq9' in /opt/preheat/experiments (did you mean seq8?)",
-        "hint: there are: baseline, seq8, seq8-best",
+        f"hint: there are: {', '.join(known_variants(REPOSITORY / 'experiments'))}",
     ),
     "a variant that is not baked": (
         {"environment": {"PREHEAT_BAKED_ROOT": "/opt/preheat/nothing"}},

@@ -50,6 +50,16 @@ class TestChoose:
             choose("docker", "preheat:1", None, "no engine", ASKED)
         assert "make build" in caught.value.hint
 
+    def test_an_image_of_other_weights_is_not_taken_and_it_says_what_mends_it(self):
+        def weights(holds: Holds) -> str:
+            assert holds == HOLDS
+            return "the image holds other weights: make build MODEL=tiny"
+
+        found = choose("auto", "preheat:1", LABELS, "", ASKED, weights)
+        assert found == Local("the image holds other weights: make build MODEL=tiny")
+        with pytest.raises(BakeError, match="RUNTIME=docker: the image holds other weights"):
+            choose("docker", "preheat:1", LABELS, "", ASKED, weights)
+
     def test_docker_with_another_image_is_refused(self):
         asked = Asked("baseline", "", "", "127.0.0.1", 8000)
         with pytest.raises(BakeError, match="the image holds seq8, seq8-best, not baseline"):

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.record import folder_of
+from scripts import measure_coldstart, measure_image
 from scripts.measure_coldstart import MODES, summary
 from scripts.starts import IDLE
 
@@ -50,3 +52,18 @@ def test_the_summary_of_each_record_is_made_from_its_samples(path: Path) -> None
     record = json.loads(path.read_text())
     assert json.loads(json.dumps(summary(record["samples"]))) == record["summary"]
     assert all(sample["busy_before"] <= IDLE for sample in record["samples"])
+
+
+@pytest.mark.parametrize("script", [measure_coldstart, measure_image])
+def test_what_is_not_there_is_one_line_and_leaves_no_folder(script, capsys) -> None:
+    assert script.main(["nosuch", "--target", "cpu"]) == 2
+    assert "no variant 'nosuch'" in capsys.readouterr().err
+    assert not folder_of("nosuch").parent.exists()
+
+
+@pytest.mark.parametrize("script", [measure_coldstart, measure_image])
+def test_no_rounds_are_usage(script, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        script.main(["seq8", "--rounds", "0"])
+    assert ended.value.code == 2
+    assert "--rounds" in capsys.readouterr().err

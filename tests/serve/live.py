@@ -15,10 +15,12 @@ import uvicorn
 from aiohttp import ClientSession
 
 from serve.app import create_app
+from serve.boundary import Boundary
 from serve.command import Command
 from serve.engine import Engine, Limits, State
 from serve.keeper import descendants
 from serve.preflight import MIB, bind
+from serve.proxy import UNBOUND
 from serve.run import Server, engine_session, url
 
 FAKE_ENGINE = Path(__file__).parents[1] / "fake_engine.py"
@@ -69,14 +71,18 @@ async def running_engine(
 
 @asynccontextmanager
 async def gateway(
-    folder: Path, *switches: str, limits: Limits = PATIENT, max_body_bytes: int = MIB
+    folder: Path,
+    *switches: str,
+    limits: Limits = PATIENT,
+    max_body_bytes: int = MIB,
+    boundary: Boundary = UNBOUND,
 ) -> AsyncIterator[Gateway]:
     """A gateway that listens; its engine is only just starting."""
     async with (
         running_engine(folder, *switches, limits=limits) as (engine, running),
         engine_session(str(engine.command.socket)) as behind,
     ):
-        app = create_app(engine, behind, {"variant": "fake"}, max_body_bytes)
+        app = create_app(engine, behind, {"variant": "fake"}, max_body_bytes, boundary)
         config = uvicorn.Config(
             app, lifespan="off", log_config=None, access_log=False, server_header=False
         )

@@ -82,6 +82,7 @@ def test_the_status_becomes_json_without_loss() -> None:
         2,
         "died",
         weights=({"seconds": {"decode": 0.5}},),
+        patches=("conv_state",),
     )
     assert state_of(status) == {
         "state": "starting",
@@ -89,6 +90,7 @@ def test_the_status_becomes_json_without_loss() -> None:
         "seconds": {"imports": 1.5},
         "compile_cache": {"loaded": 1, "compiled": 2, "refused": ["why"]},
         "weights": [{"seconds": {"decode": 0.5}}],
+        "patches": ["conv_state"],
         "restarts": 2,
         "reason": "died",
         "without_baked_cache": False,

@@ -1,10 +1,13 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from serve.command import Command, Place, build, engine_environment, fit, served_names
-from serve.model import Model
+from serve.counts import Counts
+from serve.errors import ConfigError
+from serve.model import Model, Packed
 from serve.target import Target
 from serve.variant import Variant
 
@@ -69,6 +72,19 @@ def test_a_variant_without_levers_says_only_what_must_be_said() -> None:
             ['{"repetition_penalty":1.05}'],
         ),
         (MTP, "--speculative-config", ['{"method":"mtp","num_speculative_tokens":1}']),
+        ({"kv_cache_dtype": "fp8"}, "--kv-cache-dtype", ["fp8"]),
+        ({"attention_backend": "FLASHINFER"}, "--attention-config", ['{"backend":"FLASHINFER"}']),
+        (
+            {"fuse_qk_norm_rope": True},
+            "--compilation-config",
+            ['{"pass_config":{"enable_qk_norm_rope_fusion":true}}'],
+        ),
+        ({"reasoning_parser": "qwen3"}, "--reasoning-parser", ["qwen3"]),
+        (
+            {"enable_thinking": True},
+            "--default-chat-template-kwargs",
+            ['{"enable_thinking":true}'],
+        ),
     ],
 )
 def test_each_lever_is_a_flag_of_vllm(
@@ -89,6 +105,77 @@ def test_mtp_is_dropped_when_the_checkpoint_has_no_head_for_it() -> None:
         "dropped SPECULATIVE_METHOD (model m): the checkpoint has no mtp.* weights",
         "dropped NUM_SPECULATIVE_TOKENS (model m): the checkpoint has no mtp.* weights",
     ]
+
+
+COUNTS = Counts(Path("/counts/m.json"), least=300)
+COUNTED = replace(model(), counts=COUNTS, vocab_size=16384)
+SLICED = Packed("f", "raw", 1, world=2)
+
+
+@pytest.mark.parametrize(("own", "said"), [(None, "8192"), (4096, "4096")])
+def test_a_draft_vocabulary_goes_to_the_plugin_in_the_models_own_size(
+    own: int | None, said: str
+) -> None:
+    served = replace(COUNTED, draft_vocab_size=own)
+    asked = variant(**MTP, draft_vocab_size=8192)
+    command = build(asked, served, GPU, PLACE)
+    assert command.env["PREHEAT_DRAFT_VOCAB_SIZE"] == said
+    assert command.env["PREHEAT_DRAFT_COUNTS"] == "/counts/m.json"
+    assert command.draft_vocab_size == int(said)
+    without = build(variant(**MTP), served, GPU, PLACE)
+    assert command.argv == without.argv
+    assert command.env.keys() - without.env.keys() == {
+        "PREHEAT_DRAFT_VOCAB_SIZE",
+        "PREHEAT_DRAFT_COUNTS",
+    }
+    assert not command.dropped
+
+
+@pytest.mark.parametrize(
+    ("served", "reason"),
+    [
+        (replace(COUNTED, counts=None), "no counts of its tokens"),
+        (replace(COUNTED, vocab_size=8192), "its vocabulary has 8192 tokens, and 8192 are asked"),
+        (replace(COUNTED, blob=SLICED), "its head is sliced over 2 ranks"),
+        (replace(COUNTED, has_mtp=False), "the checkpoint has no mtp.* weights"),
+        (replace(COUNTED, counts=replace(COUNTS, misfit="why")), "why"),
+        (
+            replace(COUNTED, draft_vocab_size=256),
+            "300 of its tokens always stay, and 256 are asked for",
+        ),
+    ],
+)
+def test_a_draft_vocabulary_is_dropped_where_there_can_be_none(served: Model, reason: str) -> None:
+    command = build(variant(**MTP, draft_vocab_size=8192), served, GPU, PLACE)
+    (item,) = [one for one in command.dropped if one.lever == "DRAFT_VOCAB_SIZE"]
+    assert (item.by, item.reason.startswith(reason)) == ("model m", True)
+    assert "PREHEAT_DRAFT_VOCAB_SIZE" not in command.env
+    assert command.draft_vocab_size is None
+
+
+def test_a_head_that_was_never_made_is_dropped_and_the_drafts_stay() -> None:
+    asked = variant(**MTP, mtp_head="redistilled")
+    usable, dropped = fit(asked, model(), GPU)
+    assert (usable.speculative_method, usable.mtp_head) == ("mtp", None)
+    assert [str(one) for one in dropped] == [
+        "dropped MTP_HEAD (model m): weights/heads/ holds none for it"
+    ]
+    assert fit(asked, replace(model(), redistilled_head=True), GPU) == (asked, ())
+
+
+def test_thoughts_are_dropped_of_a_model_that_knows_none() -> None:
+    asked = variant(reasoning_parser="qwen3", enable_thinking=True, thinking_token_budget=8)
+    usable, dropped = fit(asked, replace(model(), thinks=False), GPU)
+    assert (usable.reasoning_parser, usable.enable_thinking) == (None, None)
+    assert [item.lever for item in dropped] == [
+        "REASONING_PARSER",
+        "ENABLE_THINKING",
+        "THINKING_TOKEN_BUDGET",
+    ]
+    assert fit(asked, model(), GPU)[1] == ()
+    assert fit(variant(), replace(model(has_mtp=False), thinks=False), GPU)[1] == ()
+    (item,) = fit(variant(reasoning_parser="qwen3"), replace(model(), thinks=False), GPU)[1]
+    assert item.lever == "REASONING_PARSER"
 
 
 def test_capture_sizes_are_dropped_where_no_graphs_are_captured() -> None:
@@ -113,6 +200,30 @@ def test_prefix_caching_is_dropped_only_while_mtp_really_drafts(
     usable, dropped = fit(variant(**levers), model(has_mtp=has_mtp), target)
     assert usable.enable_prefix_caching is kept
     assert ("ENABLE_PREFIX_CACHING" in {item.lever for item in dropped}) is not kept
+
+
+@pytest.mark.parametrize(
+    ("levers", "why"),
+    [
+        ({"attention_backend": "FLASHINFER"}, {"no_attention_backend": "one only"}),
+        ({"fuse_qk_norm_rope": True}, {"no_fuse_qk_norm_rope": "no such pass"}),
+    ],
+)
+def test_what_a_target_has_no_kernels_for_is_dropped(
+    levers: dict[str, object], why: dict[str, str]
+) -> None:
+    usable, dropped = fit(variant(**levers), model(), unable(CPU, **why))
+    (lever,) = levers
+    assert getattr(usable, lever) is None
+    assert [(item.lever, item.reason) for item in dropped] == [(lever.upper(), *why.values())]
+
+
+def test_more_drafts_than_a_target_bears_are_refused_and_not_quietly_fewer() -> None:
+    target = unable(GPU, max_speculative_tokens=4, max_speculative_tokens_why="it crashes")
+    asked = variant(speculative_method="mtp", num_speculative_tokens=5)
+    with pytest.raises(ConfigError, match=r"NUM_SPECULATIVE_TOKENS=5, .* bears 4: it crashes"):
+        fit(asked, model(), target)
+    assert fit(asked, model(has_mtp=False), target)[0].num_speculative_tokens is None
 
 
 def test_a_lever_that_is_not_on_is_not_dropped() -> None:

@@ -196,7 +196,7 @@ def test_a_wrong_name_exits_2_with_the_nearest(
     err = said(capsys, "check", "seq8-bets", status=2)
     assert err.startswith("preheat: no variant 'seq8-bets' in ")
     assert "did you mean seq8-best?" in err
-    assert "hint: there are: baseline, seq8, seq8-best" in err
+    assert "hint: there are: awq, baseline, seq8, seq8-best, " in err
 
 
 def test_a_bad_port_exits_2_naming_key_and_value(

@@ -7,6 +7,8 @@ from serve.errors import ConfigError
 from serve.plan import make_plan, versions
 from serve.settings import Settings, read_settings
 from tests.serve.checkpoints import checkpoint
+from tests.serve.test_counts import vocabulary
+from tests.serve.test_origin import record
 
 
 @pytest.fixture
@@ -44,6 +46,44 @@ def test_three_names_become_one_command(settings: Settings, tmp_path: Path) -> N
     assert plan.command.env["VLLM_CACHE_ROOT"] == str(tmp_path / "cache" / "v" / "vllm")
 
 
+def test_a_draft_vocabulary_is_chosen_by_the_models_counts(
+    settings: Settings, tmp_path: Path
+) -> None:
+    experiments = tmp_path / "experiments"
+    checkpoint(tmp_path / "weights" / "tiny", "a", "mtp.x")
+    with (experiments / "v" / "config.env").open("a") as file:
+        file.write("DRAFT_VOCAB_SIZE=8192\n")
+    (experiments / "models" / "tiny.env").write_text("PATH=weights/tiny\nDRAFT_VOCAB_SIZE=4096\n")
+    places = (Path("/python"), Path("/engine.sock"))
+    (dropped,) = make_plan(settings, *places).command.dropped
+    assert (dropped.lever, dropped.by) == ("DRAFT_VOCAB_SIZE", "model tiny")
+    counts = vocabulary(tmp_path / "weights" / "tiny", experiments / "vocabularies" / "tiny.json")
+    plan = make_plan(settings, *places)
+    command = plan.command
+    assert not command.dropped
+    assert plan.describe()["levers"]["draft_vocab_size"] == 8192
+    assert plan.describe()["model"]["draft_vocab_size"] == 4096
+    assert command.env["PREHEAT_DRAFT_VOCAB_SIZE"] == "4096"
+    assert command.env["PREHEAT_DRAFT_COUNTS"] == str(counts)
+    # Another checkpoint under the same name.
+    vocabulary(tmp_path / "weights" / "tiny", experiments / "other.json", "z")
+    plan = make_plan(settings, *places)
+    (dropped,) = plan.command.dropped
+    assert (dropped.lever, dropped.by) == ("DRAFT_VOCAB_SIZE", "model tiny")
+    assert dropped.reason.startswith("its counts are of another vocabulary (")
+    assert "PREHEAT_DRAFT_COUNTS" not in plan.command.env
+    assert plan.describe()["model"]["draft_vocab_size"] is None
+
+
+def test_counts_are_read_for_those_alone_who_choose_drafts_by_them(
+    settings: Settings, tmp_path: Path
+) -> None:
+    vocabulary(
+        tmp_path / "weights" / "tiny", tmp_path / "experiments" / "vocabularies" / "tiny.json"
+    )
+    assert make_plan(settings, Path("/python"), Path("/engine.sock")).model.counts is None
+
+
 def test_a_model_that_is_named_goes_before_the_targets_own(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -53,6 +93,18 @@ def test_a_model_that_is_named_goes_before_the_targets_own(
     assert plan.model.path == other
     assert plan.why == "MODEL names it"
     assert not plan.command.dropped
+
+
+def test_the_description_tells_what_derived_weights_were_made_of(
+    settings: Settings, tmp_path: Path
+) -> None:
+    plan = make_plan(settings, Path("/python"), Path("/engine.sock"))
+    assert plan.describe()["model"]["derived"] is None
+    record(tmp_path / "weights" / "tiny", tmp_path / "weights" / "tiny")
+    plan = make_plan(settings, Path("/python"), Path("/engine.sock"))
+    told = plan.describe()["model"]["derived"]
+    assert told["slug"] == "tiny"
+    assert told["inputs"]["corpus"] == "0" * 64
 
 
 def test_the_description_tells_what_is_on_what_was_dropped_and_why(settings: Settings) -> None:

@@ -54,6 +54,16 @@ def test_graphs_are_told_apart_by_where_they_came_from() -> None:
     assert log.refused == ["x y"]
 
 
+def test_patches_are_told_once_and_those_that_were_not_applied_are_not() -> None:
+    log = observed(
+        "preheat: patch conv_state applied: with drafts, the CPU backend …",
+        W + "[patches.py:240] preheat: patch conv_state applied: with drafts, the CPU backend …",
+        W + "[patches.py:240] preheat: patch decode_kernel applied: without drafts, …",
+        W + "[patches.py:237] preheat: patch kernel_scan not applied, tried with vllm 1: x applied",
+    )
+    assert log.patches == {"conv_state", "decode_kernel"}
+
+
 def test_the_fake_engine_speaks_the_wording_that_is_read_here() -> None:
     log = observed(*fake_engine.START)
     assert set(log.seconds()) == set(PHASES) - {"interpreter", "graph capture", "first token"}

@@ -48,8 +48,8 @@ def test_a_name_is_a_folder_of_experiments_and_no_path(tmp_path: Path, name: str
         ({"SPECULATIVE_METHOD": "mtp"}, "go together"),
         ({"NUM_SPECULATIVE_TOKENS": "4"}, "go together"),
         (
-            {"SPECULATIVE_METHOD": "mtp", "NUM_SPECULATIVE_TOKENS": "5"},
-            "NUM_SPECULATIVE_TOKENS='5'",
+            {"SPECULATIVE_METHOD": "mtp", "NUM_SPECULATIVE_TOKENS": "8"},
+            "NUM_SPECULATIVE_TOKENS='8'",
         ),
         ({"CUDAGRAPH_CAPTURE_SIZES": "2,1"}, "must ascend without repeats"),
         ({"CUDAGRAPH_CAPTURE_SIZES": "1,1"}, "must ascend without repeats"),
@@ -63,6 +63,16 @@ def test_a_name_is_a_folder_of_experiments_and_no_path(tmp_path: Path, name: str
             "[8] are no multiples of K+1 = 5",
         ),
         ({"REPETITION_PENALTY": "0"}, "greater than 0"),
+        ({"WEIGHTS": "w4a16"}, "WEIGHTS='w4a16'"),
+        ({"WEIGHTS": "awq-w4a16", "WEIGHTS_GROUP_SIZE": "48"}, "WEIGHTS_GROUP_SIZE is one of (32"),
+        ({"WEIGHTS_TARGETS": "linear"}, "WEIGHTS_TARGETS asks for WEIGHTS"),
+        ({"WEIGHTS_GROUP_SIZE": "64"}, "WEIGHTS_GROUP_SIZE asks for WEIGHTS or LM_HEAD"),
+        ({"MTP_HEAD": "redistilled"}, "MTP_HEAD asks for SPECULATIVE_METHOD=mtp"),
+        ({"DRAFT_VOCAB_SIZE": "4096"}, "DRAFT_VOCAB_SIZE asks for SPECULATIVE_METHOD=mtp"),
+        ({"VOCAB_SIZE": "256"}, "greater than or equal to 512"),
+        ({"VOCAB_SIZE": "8200"}, "multiple of 64"),
+        ({"ATTENTION_BACKEND": "flash infer"}, "ATTENTION_BACKEND='flash infer'"),
+        ({"THINKING_TOKEN_BUDGET": "64"}, "THINKING_TOKEN_BUDGET asks for REASONING_PARSER"),
     ],
 )
 def test_levers_that_do_not_fit_are_refused(

@@ -14,6 +14,7 @@ from serve.plugin.patches import (
     installed,
     mismatch,
 )
+from serve.startlog import StartLog
 from tests.serve.plugin.fresh import python
 
 
@@ -107,17 +108,6 @@ def test_with_the_patch_every_drafted_token_has_its_temperature():
     assert done.stdout.endswith("[0.5, 0.5, 1.0, 1.0, 1.0]\n"), done.stderr
 
 
-@pytest.mark.torch
-def test_the_lines_that_break_the_convolution_state_are_still_there():
-    """Fails when ``conv_state`` is no longer needed: then delete the patch."""
-    code = (
-        "import inspect; from serve.plugin import conv_state as c\n"
-        "print(inspect.getsource(c._module()._spec_forward).count(c.OLD))"
-    )
-    done = python(code, EARLY)
-    assert done.stdout.endswith("1\n"), done.stderr
-
-
 def test_looking_for_other_modules_imports_nothing_of_ours():
     code = "import sys, json, http.client; print('serve' in sys.modules, 'torch' in sys.modules)"
     assert python(code, EARLY).stdout == "False False\n"
@@ -133,6 +123,17 @@ def test_a_patch_is_applied_for_the_versions_it_was_tried_with(caplog):
         apply_all([patch(applied, pydantic=installed("pydantic") or "")])
     assert applied == ["p"]
     assert [r.getMessage() for r in caplog.records] == ["preheat: patch p applied: why"]
+
+
+def test_before_there_are_logs_it_is_said_all_the_same(caplog, capsys):
+    """vLLM's front end, which the engine's other processes are forks of, has none yet."""
+    with caplog.at_level("WARNING", "vllm.preheat"):
+        apply_all([patch([], pydantic=installed("pydantic") or "")])
+    said = capsys.readouterr().err
+    assert said == "preheat: patch p applied: why\n"
+    log = StartLog(0)
+    log.observe(said, 1)
+    assert log.patches == {"p"}
 
 
 def test_a_patch_is_left_out_for_other_versions_and_says_so(caplog):
@@ -186,7 +187,7 @@ print(lone.stride(), torch.equal(step(lone), step(torch.tensor([2], dtype=torch.
 
 @pytest.mark.torch
 def test_the_recurrent_step_still_refuses_the_index_of_a_lone_token():
-    """Fails when ``decode_layout`` is no longer needed: then delete the patch."""
+    """Fails when ``decode_kernel`` need no longer make operands dense."""
     assert "must be contiguous at last dimension" in python(RECUR, EARLY, "stock").stderr
 
 
