@@ -101,7 +101,12 @@ ARG MODEL=tiny
 # A file of experiments/targets: what the caches are baked for.
 ARG SERVES=cpu
 ENV MODEL=${MODEL} TARGET=${SERVES}
-COPY weights/${MODEL} /opt/preheat/weights/${MODEL}
+# Of all weights, those that its variants serve: nothing else is sent here. What levers made of
+# them is a layer of its own: making it anew copies no checkpoint. None need be there: a pattern
+# that nothing fits is no error.
+ARG WEIGHTS=tiny
+COPY weights/${WEIGHTS} /opt/preheat/weights/${WEIGHTS}
+COPY weights/derive[d] /opt/preheat/weights/derived/
 
 
 FROM model AS compiler
@@ -110,11 +115,11 @@ RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends g++ \
       $(python3 -c 'import sysconfig, os; print("" if os.path.exists(sysconfig.get_path("include") + "/Python.h") else "python3-dev")') \
  && rm -rf /var/lib/apt/lists/* \
- && install -d -o 10001 -g 10001 /opt/preheat/baked
+ && install -d -o 10001 -g 10001 /opt/preheat/baked \
+ && include="$(echo /opt/venv/lib/python3*/site-packages/torch)/include" \
+ && { [ -e "${include}" ] || ln -s /opt/torch-include "${include}"; }
 # What was taken out of torch because compiling alone needs it; nothing where nothing was.
 COPY --from=torch /opt/torch-include /opt/torch-include
-RUN include="$(echo /opt/venv/lib/python3*/site-packages/torch)/include" \
- && [ -e "${include}" ] || ln -s /opt/torch-include "${include}"
 
 
 # Code last here too: a line of the gateway must not install a compiler again.
