@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from aiohttp import ClientSession
-
 from bake import answer, warm
 from bake.answer import Answer
 from bake.errors import BakeError
@@ -27,7 +25,7 @@ from serve.errors import EngineFailed
 from serve.launch import open_launcher
 from serve.plan import Plan
 from serve.preflight import check_socket
-from serve.run import engine_session
+from serve.upstream import Upstream
 
 POLL_SECONDS = 0.1
 # An engine that answers with an error because it is dying is gone within this.
@@ -93,26 +91,25 @@ async def _live(trial: Trial, timer: Timer, names: tuple[str, str, str]) -> Life
     command = trial.command
     # As the server starts it: forked where it forks, since that too can change a key.
     with closing(open_launcher(command, trial.limits.stop)) as launcher:
-        async with engine_session(str(command.socket)) as session:
-            engine = Engine(command, session, model, trial.limits, launcher=launcher)
-            return await _warmed(engine, session, trial.plan, timer, names)
+        engine = Engine(command, model, trial.limits, launcher=launcher)
+        return await _warmed(engine, trial.plan, timer, names)
 
 
-async def _warmed(
-    engine: Engine, session: ClientSession, plan: Plan, timer: Timer, names: tuple[str, str, str]
-) -> Life:
+async def _warmed(engine: Engine, plan: Plan, timer: Timer, names: tuple[str, str, str]) -> Life:
     model = served_names(plan.model, plan.variant)[0]
+    upstream = Upstream(str(engine.command.socket))
     running = asyncio.create_task(engine.run())
     try:
         with timer.phase(names[0]):
             await _until_ready(engine, running, timer)
         with timer.phase(names[1]):
-            said = await _beside(running, _warm(session, model, plan, timer))
+            said = await _beside(running, _warm(upstream, model, plan, timer))
         life = Life(engine.status, said)
         with timer.phase(names[2]):
             engine.stop()
             await running
     finally:
+        upstream.close()
         engine.stop()
         await asyncio.wait({running})
     return life
@@ -171,12 +168,12 @@ async def _beside(running: "asyncio.Task[None]", work: Coroutine[None, None, T])
         await asyncio.wait({task})
 
 
-async def _warm(session: ClientSession, model: str, plan: Plan, timer: Timer) -> Answer:
+async def _warm(upstream: Upstream, model: str, plan: Plan, timer: Timer) -> Answer:
     variant = plan.variant
-    limits = await warm.limits_of(session, variant.max_num_batched_tokens, variant.max_num_seqs)
-    await warm.run(session, model, warm.rounds(limits), timer.progress.step)
+    limits = await warm.limits_of(upstream, variant.max_num_batched_tokens, variant.max_num_seqs)
+    await warm.run(upstream, model, warm.rounds(limits), timer.progress.step)
     timer.progress.step("the fixed prompt")
-    return answer.parse(await warm.ask(session, answer.request(model), "the fixed prompt"))
+    return answer.parse(await warm.ask(upstream, answer.request(model), "the fixed prompt"))
 
 
 @contextmanager

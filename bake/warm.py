@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
-
 from bake.errors import BakeError
+from serve.upstream import Lost, Upstream
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 # vLLM's own default where a variant names none.
@@ -24,7 +23,7 @@ NEW_TOKENS = 8
 # Small ids are special in some vocabularies, large ones missing in others.
 FIRST_TOKEN, TOKENS = 100, 400
 # A first request may compile.
-REQUEST = ClientTimeout(total=900)
+REQUEST_SECONDS = 900.0
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -134,21 +133,21 @@ def _grammar() -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "warm", "schema": SCHEMA}}
 
 
-async def limits_of(session: ClientSession, chunk: int | None, sequences: int | None) -> Limits:
+async def limits_of(upstream: Upstream, chunk: int | None, sequences: int | None) -> Limits:
     """What the engine tells of itself, beside what the variant says.
 
     :raises BakeError: it does not tell.
     """
     try:
-        async with session.get("/v1/models", timeout=REQUEST) as answer:
-            length = json.loads(await answer.read())["data"][0]["max_model_len"]
-    except (ClientError, OSError, TimeoutError, ValueError, LookupError) as error:
+        _, said = await upstream.fetch("GET", b"/v1/models", seconds=REQUEST_SECONDS)
+        length = json.loads(said)["data"][0]["max_model_len"]
+    except (Lost, ValueError, LookupError) as error:
         raise BakeError(f"the engine does not tell max_model_len: {error!r}") from error
     return Limits(min(chunk or CHUNK_TOKENS, length), sequences or LARGEST_BATCH, int(length))
 
 
 async def run(
-    session: ClientSession,
+    upstream: Upstream,
     model: str,
     several: Sequence[Round],
     step: Callable[[str, int, int], None],
@@ -160,22 +159,22 @@ async def run(
     for number, one in enumerate(several, start=1):
         step(one.name, number, len(several))
         named = [replace(r, body={"model": model, **r.body}) for r in one.requests]
-        asked = [ask(session, request, f"warm-up, {one.name}") for request in named]
+        asked = [ask(upstream, request, f"warm-up, {one.name}") for request in named]
         for answer in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(answer, BaseException):
                 raise answer
 
 
-async def ask(session: ClientSession, request: Request, what: str) -> bytes:
+async def ask(upstream: Upstream, request: Request, what: str) -> bytes:
     """The body of the engine's answer to one request, which names its model.
 
     :raises BakeError: saying ``what`` was asked, and that there was no answer or an error.
     """
+    target, body = request.path.encode(), json.dumps(request.body).encode()
     try:
-        async with session.post(request.path, json=request.body, timeout=REQUEST) as answer:
-            said, status = await answer.read(), answer.status
-    except (ClientError, OSError, TimeoutError) as error:
-        raise BakeError(f"{what}: {error or type(error).__name__}") from error
+        status, said = await upstream.fetch("POST", target, body, seconds=REQUEST_SECONDS)
+    except Lost as error:
+        raise BakeError(f"{what}: {error}") from error
     if status != 200:
         told = said.decode(errors="replace")[:500]
         raise BakeError(f"{what}: the engine answered {status}: {told}")

@@ -1,4 +1,4 @@
-"""``preheat serve run | check | env``: the only place that reads this process's environment."""
+"""``preheat serve run | check | env | keys``: where this process's environment is read, alone."""
 
 import argparse
 import json
@@ -7,18 +7,20 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from threading import Thread
 
-from serve import __version__, identity
+from serve import __version__, identity, keys_cli
 from serve.baked import retuned, settle, tell
 from serve.cli import run_verb
 from serve.command import engine_environment
 from serve.errors import PreflightError
-from serve.launch import open_launcher
+from serve.launch import Launcher, open_launcher
 from serve.plan import Plan, make_plan
 from serve.readahead import read_ahead
 from serve.settings import Settings, read_settings, reference
@@ -28,6 +30,7 @@ EXAMPLES = """examples:
   preheat serve run seq8-best --port 8001
   preheat serve check seq8-best --json
   preheat serve env
+  preheat serve keys add --file keys.json --name team-a
 """
 
 
@@ -54,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     check.set_defaults(verb=_check)
     env = verbs.add_parser("env", help="print every variable: name, type, default, sentence")
     env.set_defaults(verb=_env)
+    keys_cli.add(verbs, os.environ)
     for verb in (run, check):
         verb.add_argument("variant", nargs="?", help="folder of experiments/ (VARIANT)")
         verb.add_argument("--model", help="name or checkpoint folder (MODEL)")
@@ -84,10 +88,27 @@ def _run(parsed: argparse.Namespace) -> int:
             Thread(target=read_ahead, args=(plan.model.path,), daemon=True).start()
             from serve.run import run
 
-            settled = settle(plan, settings, can_bake=_can_bake())
-            if settings.retune:
-                settled = retuned(settled, Path(folder))
-            return run(settings, settled.within(os.environ), launcher, os.environ)
+            settled = _settled(plan, settings, Path(folder))
+            replan = partial(_replan, settings, Path(folder), count(1))
+            return run(settings, settled, launcher, os.environ, replan)
+
+
+def _settled(plan: Plan, settings: Settings, folder: Path) -> Plan:
+    settled = settle(plan, settings, can_bake=_can_bake())
+    if settings.retune:
+        settled = retuned(settled, folder)
+    return settled.within(os.environ)
+
+
+def _replan(
+    settings: Settings, scratch: Path, numbers: Iterator[int], variant: str
+) -> tuple[Plan, Launcher]:
+    """What another variant needs, in a folder of its own below ``scratch``."""
+    folder = scratch / f"{next(numbers)}"
+    folder.mkdir()
+    settings = settings.model_copy(update={"variant": variant})
+    plan = _settled(_plan(settings, folder), settings, folder)
+    return plan, open_launcher(plan.command, settings.stop_seconds)
 
 
 def _check(parsed: argparse.Namespace) -> int:

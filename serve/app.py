@@ -3,83 +3,180 @@
 Knows neither how the engine is started nor what a variant means; both are passed in.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.boundary import Boundary
-from serve.engine import Engine, Status
-from serve.errors import envelope
-from serve.proxy import UNBOUND, Proxy
-from serve.routes import FORWARDED
-from serve.telemetry import Metrics, Observed
+from serve import openapi
+from serve.admission import Admission
+from serve.answer import Answer
+from serve.engine import Status
+from serve.errors import Refusal, ServeError, refusal_body
+from serve.flight import Flights
+from serve.gate import Gate
+from serve.proxy import Patience, Proxy
+from serve.routes import ADMIN, FORWARDED, OPEN, OWN, finder
+from serve.serving import Changed, Prepare, Serving
+from serve.telemetry import SEEN, Metrics, Observed
+from serve.tracing import Tracer
 
-ENGINE_METRICS = ClientTimeout(total=5)
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def create_app(
-    engine: Engine,
-    session: ClientSession,
-    variant: dict[str, Any],
-    max_body_bytes: int,
-    boundary: Boundary = UNBOUND,
-) -> ASGIApp:
-    """The gateway over ``engine``.
+@dataclass(frozen=True)
+class Rooms:
+    """All that the gateway is made of, besides its paths."""
 
-    ``session`` is connected to the engine's socket; ``variant`` is what ``/variant`` tells
-    beside the engine's own state; ``boundary`` is what is changed of bodies on their way.
+    metrics: Metrics
+    serving: Serving
+    admission: Admission
+    flights: Flights
+    gate: Gate
+    patience: Patience
+    prepare: Prepare | None = None
+    tracer: Tracer | None = None
+    log_lost: Callable[[], int] = lambda: 0
+
+
+class Wanted(BaseModel):
+    """What ``POST /admin/variant`` is asked with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    variant: str = Field(description="A folder of experiments/.", min_length=1, max_length=200)
+
+
+def create_app(rooms: Rooms) -> ASGIApp:
+    """The gateway. Forwarded paths go straight to the proxy: what a framework does for each
+    request costs more than the rest of the way.
     """
-    metrics = Metrics()
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    proxy = Proxy(engine, session, metrics, max_body_bytes, boundary)
-    for route in FORWARDED:
-        app.router.routes.append(Route(route.path, proxy, methods=list(route.methods)))
+    proxy = Proxy(
+        rooms.serving, rooms.gate, rooms.admission, rooms.flights, rooms.metrics, rooms.patience
+    )
+    own = guarded(_own(rooms), rooms.gate)
 
-    @app.get("/health")
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (seen := scope[SEEN]).route in forwarded:
+            if scope["method"] in seen.route.methods:
+                await proxy(scope, receive, send)
+            else:
+                await Answer(send).refuse(_wrong_method(scope, seen.route.methods))
+        else:
+            await own(scope, receive, send)
+
+    forwarded = frozenset(FORWARDED)
+    return Observed(dispatch, rooms.metrics, finder((*FORWARDED, *OWN, *ADMIN)), rooms.tracer)
+
+
+def guarded(app: ASGIApp, gate: Gate) -> ASGIApp:
+    """The gateway's own paths; all but the first two ask for a key where keys are on."""
+    free, admin = frozenset(OPEN), frozenset(ADMIN)
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (route := scope[SEEN].route) not in free:
+            ask = gate.admin if route in admin else gate.caller
+            key = ask(scope["headers"])
+            if isinstance(key, Refusal):
+                await Answer(send).refuse(key)
+                return
+            scope[SEEN].key = key.id
+        await app(scope, receive, send)
+
+    return guard
+
+
+def _own(rooms: Rooms) -> FastAPI:
+    serving = rooms.serving
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, str]:
         """The gateway is alive, whatever the engine does: no reason to restart it."""
-        return {"status": "ok", "engine": engine.status.state}
+        return {"status": "ok", "engine": serving.status.state}
 
-    @app.get("/ready")
+    @app.api_route("/ready", methods=["GET", "HEAD"])
     async def ready() -> JSONResponse:
         """200 once requests can be answered, 503 with the current phase until then."""
-        headers = {} if engine.ready else {"retry-after": "2"}
-        return JSONResponse(state_of(engine.status), 200 if engine.ready else 503, headers=headers)
+        headers = {} if serving.ready else {"retry-after": "2"}
+        status = 200 if serving.ready else 503
+        return JSONResponse(state_of(serving.status), status, headers=headers)
 
-    @app.get("/variant")
+    @app.api_route("/variant", methods=["GET", "HEAD"])
     async def what_is_on() -> dict[str, Any]:
         """What is on, what was dropped and why, versions, and the start as it went."""
-        return {**variant, "engine": state_of(engine.status)}
+        return {**serving.told, "engine": state_of(serving.status)}
 
-    @app.get("/metrics")
+    @app.api_route("/metrics", methods=["GET", "HEAD"])
     async def exposition() -> Response:
         """Ours, then the engine's own, in one Prometheus text."""
-        ours = metrics.expose(engine.status)
-        theirs = await engine_metrics(session) if engine.ready else b""
-        return Response(ours + theirs, media_type=EXPOSITION)
+        ours = rooms.metrics.expose(serving.status, rooms.log_lost())
+        return Response(ours + await serving.metrics(), media_type=EXPOSITION)
+
+    @app.api_route("/openapi.json", methods=["GET", "HEAD"])
+    async def description() -> dict[str, Any]:
+        """What can be asked, for programs."""
+        return openapi.document()
+
+    @app.post("/admin/variant")
+    async def change(request: Request) -> JSONResponse:
+        """Serve another variant; answers when it is ready, or this one is again."""
+        return await _change(rooms, await request.body())
 
     @app.exception_handler(HTTPException)
     async def no_such_route(request: Request, error: HTTPException) -> Response:
         # Not request.url: it is built with the client's Host header and fails on a bad one.
         message = f"{request.method} {request.scope['path']}: {error.detail.lower()}"
         code = "method_not_allowed" if error.status_code == 405 else "unknown_route"
-        body = envelope(message, kind="invalid_request_error", code=code)
-        return Response(body, error.status_code, error.headers, "application/json")
+        return _told(Refusal(error.status_code, code, message, headers=error.headers or {}))
 
     @app.exception_handler(Exception)
     async def our_own_fault(request: Request, error: Exception) -> Response:
         # The traceback goes to the log; a client can do nothing with it.
-        message = f"the gateway failed: {type(error).__name__}"
-        body = envelope(message, kind="server_error", code="internal_error")
-        return Response(body, 500, media_type="application/json")
+        return _told(Refusal(500, "internal_error", f"the gateway failed: {type(error).__name__}"))
 
-    return Observed(app, metrics)
+    return app
+
+
+async def _change(rooms: Rooms, body: bytes) -> JSONResponse:
+    try:
+        wanted = Wanted.model_validate_json(body)
+    except ValidationError as error:
+        what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        return _told(Refusal(400, "invalid_body", f'expected {{"variant": NAME}}: {what}'))
+    if rooms.prepare is None:
+        return _told(Refusal(501, "not_changeable", "this gateway serves one variant"))
+    try:
+        outcome = await rooms.serving.change(rooms.prepare, wanted.variant)
+    except ServeError as error:
+        return _told(Refusal(400, "not_possible", f"nothing was changed: {error}"))
+    if isinstance(outcome, Refusal):
+        return _told(outcome)
+    return _outcome(outcome, wanted.variant)
+
+
+def _outcome(outcome: Changed, wanted: str) -> JSONResponse:
+    if outcome.fault:
+        message = f"{wanted} did not get ready, {outcome.variant} is served: {outcome.fault}"
+        return _told(Refusal(500, "change_failed", message))
+    return JSONResponse({"variant": outcome.variant, "seconds": round(outcome.seconds, 3)})
+
+
+def _told(refusal: Refusal) -> JSONResponse:
+    answer = JSONResponse(None, refusal.status, headers=dict(refusal.headers))
+    answer.body = refusal_body(refusal)
+    answer.headers["content-length"] = str(len(answer.body))
+    return answer
+
+
+def _wrong_method(scope: Scope, methods: tuple[str, ...]) -> Refusal:
+    message = f"{scope['method']} {scope['path']}: method not allowed"
+    return Refusal(405, "method_not_allowed", message, headers={"allow": ", ".join(methods)})
 
 
 def state_of(status: Status) -> dict[str, Any]:
@@ -99,12 +196,3 @@ def state_of(status: Status) -> dict[str, Any]:
         "reason": status.reason,
         "without_baked_cache": status.fell_back,
     }
-
-
-async def engine_metrics(session: ClientSession) -> bytes:
-    """The engine's exposition, or nothing when it does not answer in time."""
-    try:
-        async with session.get("/metrics", timeout=ENGINE_METRICS) as answer:
-            return await answer.read() if answer.status == 200 else b""
-    except (ClientError, OSError, TimeoutError):
-        return b""

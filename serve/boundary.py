@@ -1,13 +1,15 @@
 """Where a request or an answer is changed between client and engine, for variants that ask it.
 
 Two levers do: a pruned vocabulary, whose ids clients shall not meet, and a cap of thoughts, for
-which vLLM 0.32 has no default of its own. With neither, no body is looked at.
+which vLLM 0.32 has no default of its own; and so do other names for the model. With none of them,
+no body is looked at.
 """
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from serve.command import fit
@@ -15,6 +17,7 @@ from serve.plan import Plan
 from serve.translate import Answers, Refused, Requests, Vocabulary, load_map
 from serve.translate_json import Edits, Shape, Unreadable, decoded, encoded, first_member
 
+NONE: Mapping[str, str] = MappingProxyType({})
 BUDGET = "thinking_token_budget"
 # The routes where vLLM takes it and a template opens the thoughts; /v1/responses has no such
 # field, and /v1/messages takes 1024 or more. The class of a batch has none either, but hands on
@@ -33,8 +36,9 @@ async def aside(change: Callable[[bytes], bytes], body: bytes, beside: int = 0) 
     return await asyncio.to_thread(change, body)
 
 
-def boundary_of(plan: Plan) -> "Boundary":
-    """What the plan's variant needs: for most, one that changes nothing.
+def boundary_of(plan: Plan, aliases: Mapping[str, str] = NONE) -> "Boundary":
+    """What the plan's variant needs: for most, one that changes nothing. ``aliases`` are names
+    that requests may call the model by, and its own.
 
     :raises ConfigError: the map beside the model is damaged.
     """
@@ -42,16 +46,22 @@ def boundary_of(plan: Plan) -> "Boundary":
     budget = usable.thinking_token_budget
     model = plan.model
     vocabulary = load_map(model.vocab_map, model.vocab_size) if model.vocab_map else None
-    return Boundary(vocabulary, budget)
+    return Boundary(vocabulary, budget, aliases)
 
 
 class Boundary:
     """Changes bodies by route; ``budget`` is in tokens."""
 
-    def __init__(self, vocabulary: Vocabulary | None = None, budget: int | None = None) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary | None = None,
+        budget: int | None = None,
+        aliases: Mapping[str, str] = NONE,
+    ) -> None:
         self._requests = Requests(vocabulary) if vocabulary else None
         self._answers = Answers(vocabulary) if vocabulary else None
         self._budget = budget
+        self._aliases = aliases
 
     def request(self, route: str, body: bytes) -> bytes:
         """The body that the engine shall see.
@@ -60,10 +70,10 @@ class Boundary:
         """
         shape: dict[str, Shape] = dict(self._requests.shape(route)) if self._requests else {}
         budget = self._budget if route in CAPPED else None
-        if not body or not (shape or budget is not None):
+        if not body or not (shape or budget is not None or self._aliases):
             return body
         try:
-            return _edited(body, shape, budget)
+            return _edited(body, shape, budget, self._aliases)
         except Unreadable as error:
             if not shape:
                 # vLLM says what is wrong with it.
@@ -77,6 +87,10 @@ class Boundary:
         if answers is None or not answers.shape(route):
             return None
         return Back(lambda body: answers.translated(route, body))
+
+
+# What most variants need.
+UNBOUND = Boundary()
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,9 @@ class Events:
         return name + colon + self._whole(data)
 
 
-def _edited(body: bytes, shape: dict[str, Shape], budget: int | None) -> bytes:
+def _edited(
+    body: bytes, shape: dict[str, Shape], budget: int | None, aliases: Mapping[str, str]
+) -> bytes:
     text, encoding = decoded(body)
     named: list[Any] = []
 
@@ -133,8 +149,15 @@ def _edited(body: bytes, shape: dict[str, Shape], budget: int | None) -> bytes:
         named.append(value)
         return str(budget) if value is None else None
 
+    def renamed(value: Any) -> str | None:
+        own = aliases.get(value) if isinstance(value, str) else None
+        return json.dumps(own) if own else None
+
     edits = Edits(text, strict=bool(shape), most=MOST_MEMBERS)
-    edits.walk(shape | {BUDGET: note} if budget is not None else shape)
+    ours: dict[str, Shape] = {BUDGET: note} if budget is not None else {}
+    if aliases:
+        ours["model"] = renamed
+    edits.walk(shape | ours)
     if budget is not None and not named and text.lstrip(" \t\n\r").startswith("{"):
         edits.places.append(first_member(text, BUDGET, json.dumps(budget)))
     return encoded(edits.made(), encoding) if edits.places else body

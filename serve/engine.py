@@ -15,13 +15,11 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-
-from aiohttp import ClientSession
 
 from serve import keeper, probe
 from serve.command import Command
@@ -29,6 +27,7 @@ from serve.errors import EngineFailed
 from serve.launch import KEEPER_SECONDS, Execute, Launcher, Life
 from serve.output import TAIL_LINES, read_lines
 from serve.startlog import StartLog, causes
+from serve.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 engine_output = logging.getLogger("engine")
@@ -52,11 +51,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """How long and how often; all times in seconds."""
+    """How long and how often; times in seconds. ``hang`` is the longest silence, 0 for ever."""
 
     start: float
     stop: float
     restarts: int
+    hang: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,31 +77,35 @@ class Status:
 
 
 class Engine:
-    """One supervised engine, answering on the socket that ``session`` is connected to.
+    """One supervised engine, answering on the socket of its command.
 
     ``model`` is the name under which the first token is asked for. ``fallback`` takes the
-    place of ``command`` when a start by it fails, the first or a later one.
+    place of ``command`` when a start by it fails, the first or a later one. ``changed`` is called
+    after every change of state; ``heard`` says when the engine last sent anything to anybody.
     """
 
     def __init__(  # noqa: PLR0913 - what it runs, and with whom
         self,
         command: Command,
-        session: ClientSession,
         model: str,
         limits: Limits,
         *,
         launcher: Launcher | None = None,
         fallback: Command | None = None,
+        changed: Callable[[], None] = lambda: None,
+        heard: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.command = command
         self._fallback = fallback
         self._fell_back = False
         self._launcher = launcher or Execute()
-        self._session = session
+        self._upstream = Upstream(str(command.socket))
         self._model = model
         self._limits = limits
+        self._changed = changed
+        self._heard = heard
         self._stop = asyncio.Event()
-        self._state = State.STOPPED
+        self._now = State.STOPPED
         self._startlog = StartLog(time.monotonic())
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._restarts = 0
@@ -127,6 +131,15 @@ class Engine:
         )
 
     @property
+    def _state(self) -> State:
+        return self._now
+
+    @_state.setter
+    def _state(self, state: State) -> None:
+        self._now = state
+        self._changed()
+
+    @property
     def ready(self) -> bool:
         """Whether requests can be forwarded."""
         return self._state is State.READY
@@ -143,6 +156,7 @@ class Engine:
         try:
             await self._keep_alive()
         finally:
+            self._upstream.close()
             self._state = State.STOPPED
 
     async def _keep_alive(self) -> None:
@@ -213,12 +227,24 @@ class Engine:
         return ready_since
 
     async def _watch(self, *others: "asyncio.Task[Any]") -> str:
-        """Wait for the end, or for one of ``others``. Why it is dead, if it says so itself."""
-        dead = asyncio.create_task(probe.until_dead(self._session))
-        await asyncio.wait({dead, *others}, return_when=asyncio.FIRST_COMPLETED)
-        said = dead.done()
+        """Wait for the end, or for one of ``others``. Why it is no use any more, if it is not."""
+        dead = asyncio.create_task(probe.until_dead(self._upstream))
+        watching: set[asyncio.Task[Any]] = {dead, *others}
+        hung = None
+        if self._limits.hang:
+            asks = probe.until_hung(self._upstream, self._model, self._limits.hang, self._heard)
+            hung = asyncio.create_task(asks)
+            watching.add(hung)
+        await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
+        reason = ""
+        if dead.done():
+            reason = "the engine's core has died"
+        elif hung and hung.done():
+            reason = f"the engine hangs: no token in {self._limits.hang:g} s"
         dead.cancel()
-        return "the engine's core has died" if said else ""
+        if hung:
+            hung.cancel()
+        return reason
 
     async def _prepare(self) -> bool:
         """Wait until a launch costs no import. Whether one is still wanted then."""
@@ -243,8 +269,8 @@ class Engine:
         """Wait for the first token. The reason when there was none in time, or empty."""
         try:
             async with asyncio.timeout(self._limits.start):
-                await probe.until_listening(self._session)
-                await probe.first_token(self._session, self._model)
+                await probe.until_listening(self._upstream)
+                await probe.first_token(self._upstream, self._model)
         except TimeoutError:
             phase = self._startlog.current
             return f"the engine was not ready in {self._limits.start:g} s; it was in {phase!r}"

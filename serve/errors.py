@@ -9,7 +9,8 @@ Expected outcomes (a lever the target drops, a full queue) are values, not excep
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal
 
@@ -50,14 +51,53 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request is not answered, or not to its end: what the gateway says instead."""
+
+    status: int
+    code: str
+    message: str
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's word for errors of this status."""
+        return KINDS.get(self.status, "invalid_request_error")
+
+
+# What the clients of both companies tell errors apart by, beside the status.
+KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    502: "server_error",
+    503: "service_unavailable",
+    504: "timeout_error",
+}
+
+
 def envelope(
     message: str, *, kind: str, code: str, param: str | None = None, source: Source = "gateway"
 ) -> bytes:
-    """The OpenAI-shaped error body; ``src`` tells gateway errors from engine errors."""
+    """The OpenAI-shaped error body; ``src`` tells gateway errors from engine errors.
+
+    The outer ``type`` is what Anthropic's clients look for; OpenAI's pass it over.
+    """
     error = {"message": message, "type": kind, "code": code, "param": param, "src": source}
-    return json.dumps({"error": error}, ensure_ascii=False).encode()
+    return json.dumps({"type": "error", "error": error}, ensure_ascii=False).encode()
 
 
-def sse_error(message: str, *, kind: str, code: str, source: Source = "gateway") -> bytes:
-    """The same envelope as the last event of a stream that cannot be completed."""
-    return b"data: " + envelope(message, kind=kind, code=code, source=source) + b"\n\n"
+def refusal_body(refusal: Refusal) -> bytes:
+    """``refusal`` as a client reads it."""
+    return envelope(refusal.message, kind=refusal.kind, code=refusal.code, param=refusal.param)
+
+
+def sse_error(refusal: Refusal, *, named: bool = False) -> bytes:
+    """The same as the last event of a stream that cannot be completed; ``named`` where events of
+    the route carry their names.
+    """
+    name = b"event: error\n" if named else b""
+    return name + b"data: " + refusal_body(refusal) + b"\n\n"

@@ -3,11 +3,14 @@
 Each check is a pure judgement over facts that thin probes read from this machine.
 """
 
+import contextlib
 import errno
+import ipaddress
+import resource
 import socket
 from pathlib import Path
 
-from serve.errors import PreflightError
+from serve.errors import ConfigError, PreflightError
 from serve.model import Model
 from serve.target import Gpu, Target
 
@@ -64,6 +67,33 @@ def check_compiler(found: str | None) -> None:
             "serve a variant that is baked (PREHEAT_CACHE_POLICY=require says why one is not "
             "used), or install g++",
         )
+
+
+def check_keys(host: str, *, asked: bool, waived: bool) -> None:
+    """Refuse to let everybody in who can reach ``host``, unless that is wanted.
+
+    :raises ConfigError: no key is asked for, and others can reach it.
+    """
+    if not (asked or waived or is_loopback(host)):
+        raise ConfigError(
+            f"PREHEAT_HOST={host}: others can reach it, and no key is asked for",
+            "preheat serve keys add --file keys.json, and PREHEAT_KEYS_FILE=keys.json; or "
+            "PREHEAT_NO_KEYS=true where something else lets nobody in",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own alone; a name other than localhost may be any."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def raise_open_files() -> None:
+    """As many open files as we may have: a stream takes two, and the usual limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
 
 
 def check_socket(path: Path) -> None:

@@ -1,55 +1,86 @@
 """Asks an engine whether it really answers: the port first, then one generated token."""
 
 import asyncio
+import json
+import time
+from collections.abc import Callable
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
+from serve.upstream import Lost, Upstream
 
 POLL_SECONDS = 0.02
 WATCH_SECONDS = 0.5
-ANSWER = ClientTimeout(total=5)
+ANSWER_SECONDS = 5.0
 # The first token may compile what the warm-up did not meet.
-FIRST_TOKEN = ClientTimeout(total=300)
+FIRST_TOKEN_SECONDS = 300.0
+SAID_BYTES = 2000
 
 
 class ProbeFailed(Exception):
     """The engine answers its port but cannot generate."""
 
 
-async def until_listening(session: ClientSession) -> None:
+async def until_listening(upstream: Upstream) -> None:
     """Return once ``/health`` answers 200. Has no deadline of its own."""
-    while await _health(session) != 200:
+    while await _health(upstream) != 200:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def until_dead(session: ClientSession) -> None:
+async def until_dead(upstream: Upstream) -> None:
     """Return once ``/health`` answers 503: the front end lives, the core behind it has died.
 
     vLLM's front end itself looks only every 5 s. No answer at all is no verdict.
     """
-    while await _health(session) != 503:
+    while await _health(upstream) != 503:
         await asyncio.sleep(WATCH_SECONDS)
 
 
-async def first_token(session: ClientSession, model: str) -> None:
+async def first_token(upstream: Upstream, model: str) -> None:
     """Have one token generated.
 
     :raises ProbeFailed: any answer but a completion.
     """
-    body = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+    asked = {"model": model, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+    body = json.dumps(asked).encode()
     try:
-        async with session.post("/v1/completions", json=body, timeout=FIRST_TOKEN) as answer:
-            if answer.status != 200:
-                said = (await answer.content.read(2000)).decode(errors="replace")
-                raise ProbeFailed(f"first token: status {answer.status}: {said}")
-            await answer.read()
-    except (ClientError, TimeoutError, OSError) as error:
-        raise ProbeFailed(f"first token: {error or type(error).__name__}") from error
+        status, said = await upstream.fetch(
+            "POST", b"/v1/completions", body, seconds=FIRST_TOKEN_SECONDS
+        )
+    except Lost as error:
+        raise ProbeFailed(f"first token: {error}") from error
+    if status != 200:
+        told = said[:SAID_BYTES].decode(errors="replace")
+        raise ProbeFailed(f"first token: status {status}: {told}")
 
 
-async def _health(session: ClientSession) -> int:
+async def until_hung(
+    upstream: Upstream, model: str, seconds: float, heard: Callable[[], float]
+) -> None:
+    """Return once the engine has been silent for ``seconds`` although a token was asked for.
+
+    ``heard`` is when it last sent anything to a client, on the clock of ``time.monotonic``: an
+    engine that speaks is not asked. One that refuses does not hang.
+    """
+    while True:
+        await asyncio.sleep(seconds / 4)
+        if time.monotonic() - heard() < seconds / 4:
+            continue
+        asked = time.monotonic()
+        asking = asyncio.create_task(first_token(upstream, model))
+        while not asking.done():
+            silent_since = max(asked, heard())
+            left = silent_since + seconds - time.monotonic()
+            if left <= 0:
+                asking.cancel()
+                return
+            await asyncio.wait({asking}, timeout=left)
+        if not asking.cancelled():
+            # What went wrong is for others to see: it answered.
+            asking.exception()
+
+
+async def _health(upstream: Upstream) -> int:
     """The status that ``/health`` answers with; 0 when it does not."""
     try:
-        async with session.get("/health", timeout=ANSWER) as answer:
-            return answer.status
-    except (ClientError, TimeoutError, OSError):
+        return (await upstream.fetch("GET", b"/health", seconds=ANSWER_SECONDS))[0]
+    except Lost:
         return 0

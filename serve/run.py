@@ -6,36 +6,52 @@ import logging
 import shutil
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
 
 import uvicorn
 import uvloop
-from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, UnixConnector
 
-from serve.app import create_app
+from serve import wire
+from serve.admission import Admission, Bounds
+from serve.app import Rooms, create_app
 from serve.baked import tell
-from serve.boundary import Boundary, boundary_of
+from serve.boundary import boundary_of
 from serve.command import INHERITED, served_names
-from serve.engine import Engine, Limits
+from serve.engine import Limits
+from serve.flight import Flights
+from serve.gate import Gate, parsed_keys
+from serve.keys import Keys
 from serve.launch import Launcher
+from serve.logs import configure_logging
 from serve.plan import Plan
 from serve.preflight import (
     MIB,
     bind,
     check_compiler,
+    check_keys,
     check_memory,
     check_socket,
     free_memory,
     needed_bytes,
+    raise_open_files,
 )
+from serve.proxy import GATEWAY_STOPS, Patience
+from serve.serving import Prepare, Serving, Setup
 from serve.settings import Settings
 from serve.signals import STOPPING
-from serve.telemetry import configure_logging
+from serve.telemetry import Metrics
+from serve.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
-# vLLM closes a connection that was idle for 5 s; a request must not go out on it just then.
-IDLE_SECONDS = 2
+# At the engine at once, where a variant does not say how many sequences it takes.
+IN_FLIGHT = 512
+# For answers that were cut at the end of the drain time to reach their clients.
+CUT_SECONDS = 5
+# Makes the plan and the launcher of a variant beside those that are served.
+Replan = Callable[[str], tuple[Plan, Launcher]]
 
 
 class Server(uvicorn.Server):
@@ -47,80 +63,176 @@ class Server(uvicorn.Server):
         yield
 
 
-def run(settings: Settings, plan: Plan, launcher: Launcher, environ: Mapping[str, str]) -> int:
+def run(
+    settings: Settings,
+    plan: Plan,
+    launcher: Launcher,
+    environ: Mapping[str, str],
+    replan: Replan | None = None,
+) -> int:
     """Serve until a signal. Exit status 0 after SIGTERM, 130 after Ctrl-C.
 
-    :raises ConfigError: the map of a pruned vocabulary is damaged.
+    :raises ConfigError: keys are damaged, or wanted and not there; the map of a pruned vocabulary
+        is damaged.
     :raises PreflightError: too little memory, or the port is taken.
     :raises EngineFailed: the engine cannot be started, or keeps dying.
     """
-    configure_logging(settings.log_format)
-    if settings.check_memory:
+    with closing(configure_logging(settings.log_format)) as log:
+        keys = Keys(settings.keys_file, parsed_keys(settings.keys))
+        check_keys(settings.host, asked=keys.on, waived=settings.no_keys)
+        check(plan, memory=settings.check_memory)
+        setup = setup_of(plan, launcher, settings)
+        raise_open_files()
+        _tell(plan, environ)
+        with bind(settings.host, settings.port) as listener:
+            logger.info("gateway on %s", url(listener))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                made = partial(rooms, settings, setup, keys, plan, replan, lambda: log.lost)
+                return runner.run(serve(settings, made, listener))
+
+
+def check(plan: Plan, *, memory: bool) -> None:
+    """What can be known before half a minute of imports.
+
+    :raises PreflightError: it cannot be started here and now.
+    """
+    if memory:
         check_memory(needed_bytes(plan.model, plan.target), *free_memory(plan.target, plan.gpu))
     if plan.target.device == "cpu" and not plan.cache.used:
         check_compiler(shutil.which("g++", path=plan.command.env.get("PATH")))
     check_socket(plan.command.socket)
-    boundary = boundary_of(plan)
-    _tell(plan, environ)
-    with bind(settings.host, settings.port) as listener:
-        logger.info("gateway on %s", url(listener))
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, plan, launcher, listener, boundary))
 
 
-async def _serve(
+def setup_of(plan: Plan, launcher: Launcher, settings: Settings) -> Setup:
+    """``plan``, ready to be served.
+
+    :raises ConfigError: the map of a pruned vocabulary is damaged.
+    """
+    names = served_names(plan.model, plan.variant)
+    return Setup(
+        plan.variant.name,
+        names[0],
+        plan.command,
+        plan.describe(),
+        boundary_of(plan, aliases(settings.model_aliases, names[0])),
+        launcher,
+        plan.fallback,
+    )
+
+
+def aliases(text: str | None, name: str) -> dict[str, str]:
+    """What stands for the model's own name in requests."""
+    words = (word.strip() for word in (text or "").split(","))
+    return {word: name for word in words if word}
+
+
+def rooms(  # noqa: PLR0913 - each a room's own
     settings: Settings,
+    setup: Setup,
+    keys: Keys,
     plan: Plan,
-    launcher: Launcher,
-    listener: socket.socket,
-    boundary: Boundary,
+    replan: Replan | None,
+    log_lost: Callable[[], int],
+) -> Rooms:
+    """The gateway's parts, in the loop that they live in."""
+    sequences = plan.variant.max_num_seqs
+    at_once = settings.max_in_flight or (2 * sequences if sequences else IN_FLIGHT)
+    bounds = Bounds(at_once, settings.max_queued, settings.max_held_mib * MIB)
+    admission, flights = Admission(bounds), Flights()
+    limits = Limits(
+        settings.start_seconds, settings.stop_seconds, settings.max_restarts, settings.hang_seconds
+    )
+    endpoint = settings.otlp_endpoint
+    return Rooms(
+        Metrics(admission),
+        Serving(setup, limits, admission, flights, settings.drain_seconds),
+        admission,
+        flights,
+        Gate(keys),
+        Patience(
+            settings.max_body_mib * MIB,
+            settings.queue_seconds,
+            settings.request_seconds,
+            settings.log_prompts,
+        ),
+        preparing(replan, settings) if replan else None,
+        Tracer(endpoint, plan.variant.name) if endpoint else None,
+        log_lost,
+    )
+
+
+def preparing(replan: Replan, settings: Settings) -> Prepare:
+    """``replan`` in a thread: it reads files, hashes caches and starts a process."""
+
+    def prepared(variant: str) -> Setup:
+        plan, launcher = replan(variant)
+        try:
+            check(plan, memory=False)
+            return setup_of(plan, launcher, settings)
+        except BaseException:
+            launcher.close()
+            raise
+
+    async def prepare(variant: str) -> Setup:
+        return await asyncio.to_thread(prepared, variant)
+
+    return prepare
+
+
+async def serve(settings: Settings, make: Callable[[], Rooms], listener: socket.socket) -> int:
+    """Listen until a signal; the exit status."""
+    made = make()
+    limits = wire.WireLimits(
+        connections=settings.max_connections, write_seconds=settings.stall_seconds
+    )
+    server = Server(
+        uvicorn.Config(
+            create_app(made),
+            http=wire.protocol(limits, lambda code: made.metrics.refused.labels(code, "-").inc()),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # No request's address is looked at, and no header is believed about it.
+            proxy_headers=False,
+            # Cut by us before, with a word to each client; this is for those who do not listen.
+            timeout_graceful_shutdown=settings.drain_seconds + CUT_SECONDS,
+        )
+    )
+    try:
+        return await _until_signal(made, server, listener, settings.drain_seconds)
+    finally:
+        if made.tracer:
+            await asyncio.to_thread(made.tracer.close)
+
+
+async def _until_signal(
+    made: Rooms, server: Server, listener: socket.socket, drain_seconds: float
 ) -> int:
-    async with engine_session(str(plan.command.socket)) as session:
-        engine = Engine(
-            plan.command,
-            session,
-            served_names(plan.model, plan.variant)[0],
-            Limits(settings.start_seconds, settings.stop_seconds, settings.max_restarts),
-            launcher=launcher,
-            fallback=plan.fallback,
-        )
-        most = settings.max_body_mib * MIB
-        app = create_app(engine, session, plan.describe(), most, boundary)
-        server = Server(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=settings.drain_seconds,
-            )
-        )
-        return await _until_signal(engine, server, listener)
-
-
-async def _until_signal(engine: Engine, server: Server, listener: socket.socket) -> int:
     received: list[int] = []
     loop = asyncio.get_running_loop()
+    serving = made.serving
 
     def on_signal(number: int) -> None:
         # The second one does not wait for requests in flight.
         server.force_exit = bool(received)
         received.append(number)
         server.should_exit = True
+        serving.close()
+        loop.call_later(drain_seconds, made.flights.end, GATEWAY_STOPS)
 
     for number in STOPPING:
         loop.add_signal_handler(number, on_signal, number)
     # Our caller may have held them back until they can be taken.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    supervising = asyncio.create_task(engine.run())
+    listening = asyncio.create_task(server.serve(sockets=[listener]))
+    supervising = asyncio.create_task(serving.run())
     try:
-        await asyncio.wait({serving, supervising}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({listening, supervising}, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
-        await serving
+        await listening
     finally:
-        engine.stop()
+        serving.stop()
         await asyncio.wait({supervising})
     supervising.result()
     logger.info("stopped")
@@ -131,19 +243,6 @@ def url(listener: socket.socket) -> str:
     """Where the gateway can be reached."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def engine_session(path: str) -> ClientSession:
-    """A client of the engine's socket that changes nothing of what passes through."""
-    return ClientSession(
-        "http://engine",
-        connector=UnixConnector(path, limit=0, keepalive_timeout=IDLE_SECONDS),
-        timeout=ClientTimeout(total=None),
-        cookie_jar=DummyCookieJar(),
-        auto_decompress=False,
-        skip_auto_headers=("Accept-Encoding", "Accept", "User-Agent"),
-        read_bufsize=2**18,
-    )
 
 
 def _tell(plan: Plan, environ: Mapping[str, str]) -> None:

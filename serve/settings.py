@@ -86,7 +86,54 @@ class Settings(Config):
     max_restarts: int = Field(
         3, ge=0, description="How often in a row an engine that died is started again."
     )
+    hang_seconds: float = Field(
+        120,
+        ge=0,
+        le=240,
+        description="Longest silence of an engine that was asked for a token: it is ended and "
+        "started again. 0 never asks.",
+    )
+    keys_file: Path | None = Field(
+        None, description="File of keys, made by `preheat serve keys add`; read again when changed."
+    )
+    keys: str | None = Field(
+        None, repr=False, description="Keys, or `sha256:` and their digests, split at commas."
+    )
+    no_keys: bool = Field(
+        False, description="Ask nobody for a key, although others can reach `PREHEAT_HOST`."
+    )
+    max_in_flight: int | None = Field(
+        None,
+        ge=1,
+        description="Requests at the engine at once; twice the variant's `MAX_NUM_SEQS` when not "
+        "set, or 512.",
+    )
+    max_queued: int = Field(
+        1000, ge=0, description="Requests that wait for their turn; one more is answered 429."
+    )
+    queue_seconds: float = Field(30, ge=0, description="Longest wait for a turn, in seconds.")
+    request_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Longest time of a request that names none by `X-Request-Timeout`; without "
+        "end when not set.",
+    )
     max_body_mib: int = Field(64, ge=1, description="Largest request body in MiB.")
+    max_held_mib: int = Field(512, ge=1, description="Bodies of all requests together, in MiB.")
+    max_connections: int = Field(4096, ge=1, description="Connections of clients at once.")
+    stall_seconds: float = Field(
+        60, gt=0, description="A client that reads nothing for so long is cut off."
+    )
+    model_aliases: str | None = Field(
+        None,
+        description="Other names that requests may call the model by, split at commas.",
+    )
+    otlp_endpoint: str | None = Field(
+        None, description="Base URL of an OTLP/HTTP collector that spans of requests are sent to."
+    )
+    log_prompts: bool = Field(
+        False, description="Log bodies of requests, their first 2,000 characters."
+    )
     log_format: Literal["text", "json"] = Field("text", description="Form of log lines.")
     check_memory: bool = Field(
         True, description="Refuse to start when less memory is free than the model needs."

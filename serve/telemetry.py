@@ -1,22 +1,26 @@
-"""What can be seen from outside: log lines, request ids, counters."""
+"""What can be seen from outside: request ids, counters, log lines, spans."""
 
-import json
 import logging
+import random
 import re
-import sys
 import time
-import uuid
-from contextvars import ContextVar
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.admission import Admission
 from serve.engine import State, Status
+from serve.logs import REQUEST_ID
+from serve.routes import UNKNOWN, Route
+from serve.tracing import NOT_TRACED, Tracer, traced
+from serve.upstream import Headers
 
-REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 # A client's own id is kept when it is harmless in a log line and a header.
 SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# Where a request's ``Seen`` lies in its scope.
+SEEN = "preheat.seen"
 access = logging.getLogger("access")
 
 # Asked every few seconds by machines: counted, but not worth a line each.
@@ -26,22 +30,62 @@ POLLED = ("/health", "/ready", "/metrics")
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 
 
+@dataclass
+class Seen:
+    """What becomes known of one request on its way; times in seconds since it came."""
+
+    route: Route
+    request_id: str
+    began: float
+    # The key's id, never the key.
+    key: str = "-"
+    status: int = 0
+    refused: str = ""
+    queued: float | None = None
+    first_byte: float | None = None
+    answered_bytes: int = 0
+    # Headers that the engine is told besides the client's.
+    sent: Headers = field(default_factory=list)
+
+
 class Metrics:
     """The gateway's own counters, in a registry of their own beside the engine's."""
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission | None = None) -> None:
         self.registry = CollectorRegistry()
+        self._admission = admission
+        self._found: dict[tuple[object, ...], tuple[Counter, Histogram, Histogram, Histogram]] = {}
         self.requests = Counter(
             "preheat_requests",
-            "Requests answered, by route and status.",
-            ["route", "status"],
+            "Requests answered, by route, status and key.",
+            ["route", "status", "key"],
             registry=self.registry,
         )
         self.seconds = Histogram(
             "preheat_request_seconds",
             "Time from a request's arrival to the last byte of its answer.",
-            ["route"],
+            ["route", "status", "key"],
             buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.phases = Histogram(
+            "preheat_request_phase_seconds",
+            "Time from a request's arrival to its turn at the engine, and to the first byte of the "
+            "answer's body.",
+            ["route", "phase", "key"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.refused = Counter(
+            "preheat_requests_refused",
+            "Requests that the gateway refused or cut, by why.",
+            ["code", "key"],
+            registry=self.registry,
+        )
+        self.tokens = Counter(
+            "preheat_tokens",
+            "Tokens of answers to known keys, read by the engine and said by it.",
+            ["key", "kind"],
             registry=self.registry,
         )
         self.in_flight = Gauge(
@@ -49,9 +93,19 @@ class Metrics:
             "Requests that the engine is answering.",
             registry=self.registry,
         )
+        self.waiting = Gauge(
+            "preheat_requests_waiting",
+            "Requests that wait for their turn.",
+            registry=self.registry,
+        )
         self.cancelled = Counter(
             "preheat_requests_cancelled",
             "Requests whose client left before the answer ended.",
+            registry=self.registry,
+        )
+        self._log_lost = Gauge(
+            "preheat_log_lines_lost",
+            "Lines that nobody took in time.",
             registry=self.registry,
         )
         self._state = Gauge(
@@ -75,8 +129,12 @@ class Metrics:
             registry=self.registry,
         )
 
-    def expose(self, status: Status) -> bytes:
-        """Prometheus text, with the engine's status as it is now."""
+    def expose(self, status: Status, log_lost: int = 0) -> bytes:
+        """Prometheus text, with the engine's status and the queue as they are now."""
+        if self._admission:
+            self.in_flight.set(self._admission.at_work)
+            self.waiting.set(self._admission.waiting)
+        self._log_lost.set(log_lost)
         for state in State:
             self._state.labels(state).set(state is status.state)
         self._restarts.set(status.restarts)
@@ -87,13 +145,52 @@ class Metrics:
         self._graphs.labels("compiled").set(len(status.compiled))
         return generate_latest(self.registry)
 
+    def count(self, seen: Seen, seconds: float) -> None:
+        """One request, at its end."""
+        # The pattern, not the path: a client must not be able to invent label values.
+        route, status = seen.route.path, seen.status or "left"
+        requests, whole, queue, first_byte = self._children(route, status, seen.key)
+        requests.inc()
+        whole.observe(seconds)
+        if seen.queued is not None:
+            queue.observe(seen.queued)
+        if seen.first_byte is not None:
+            first_byte.observe(seen.first_byte)
+        if seen.refused:
+            self.refused.labels(seen.refused, seen.key).inc()
+
+    def _children(self, *labels: object) -> tuple[Counter, Histogram, Histogram, Histogram]:
+        """What a request of these labels is counted in; to look that up anew takes longer than to
+        count.
+        """
+        if (found := self._found.get(labels)) is None:
+            route, status, key = labels
+            found = self._found[labels] = (
+                self.requests.labels(route, status, key),
+                self.seconds.labels(route, status, key),
+                self.phases.labels(route, "queue", key),
+                self.phases.labels(route, "first byte", key),
+            )
+        return found
+
 
 class Observed:
-    """ASGI middleware: gives each request an id, counts it and writes one line about it."""
+    """ASGI middleware: gives each request an id and a route, counts it, writes one line about it.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    ``find`` tells the route of a path; ``tracer`` makes spans where somebody collects them.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        find: Callable[[str], Route | None],
+        tracer: Tracer | None = None,
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._find = find
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, observed."""
@@ -102,73 +199,67 @@ class Observed:
             return
         request_id = _request_id(scope)
         REQUEST_ID.set(request_id)
-        began, status = time.perf_counter(), 0
+        seen = Seen(self._find(scope["path"]) or UNKNOWN, request_id, time.perf_counter())
+        scope[SEEN] = seen
+        seen.sent.append((b"x-request-id", request_id.encode()))
 
         async def observed(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] == "http.response.body":
+                if body := message.get("body"):
+                    if not seen.answered_bytes:
+                        seen.first_byte = time.perf_counter() - seen.began
+                    seen.answered_bytes += len(body)
+            elif message["type"] == "http.response.start":
+                seen.status = message["status"]
                 message["headers"] = [
                     *message.get("headers", ()),
                     (b"x-request-id", request_id.encode()),
                 ]
             await send(message)
 
+        tracing = traced(self._tracer, scope, seen) if self._tracer else NOT_TRACED
         try:
-            await self._app(scope, receive, observed)
+            with tracing:
+                await self._app(scope, receive, observed)
         finally:
-            # The pattern, not the path: a client must not be able to invent label values.
-            route = getattr(scope.get("route"), "path", "unknown")
-            seconds = time.perf_counter() - began
-            self._metrics.requests.labels(route, status or "left").inc()
-            self._metrics.seconds.labels(route).observe(seconds)
-            level = logging.DEBUG if route in POLLED else logging.INFO
-            # As it came, still percent-encoded: a decoded line break would forge a line.
-            path = scope["raw_path"].decode("latin-1")
-            access.log(level, "%s %s %s %.3f s", scope["method"], path, status or "left", seconds)
+            seconds = time.perf_counter() - seen.began
+            self._metrics.count(seen, seconds)
+            _tell(scope, seen, seconds)
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request id when there is one."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
-        line: dict[str, object] = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if request_id := REQUEST_ID.get():
-            line["request_id"] = request_id
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
-
-
-class TextFormatter(logging.Formatter):
-    """For people: the engine's own lines behind a bar, ours behind the time."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as one line, or more when it carries an exception."""
-        if record.name == "engine":
-            return f"engine | {record.getMessage()}"
-        line = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():7} "
-        line += record.getMessage()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
-
-
-def configure_logging(form: Literal["text", "json"]) -> None:
-    """Send every record to standard error in one form."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # uvicorn announces itself in five lines that say less than our two.
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+def _tell(scope: Scope, seen: Seen, seconds: float) -> None:
+    """One line: no header, no body, and so no key and no prompt."""
+    level = logging.DEBUG if seen.route.path in POLLED else logging.INFO
+    if not access.isEnabledFor(level):
+        return
+    # As it came, still percent-encoded: a decoded line break would forge a line.
+    path = scope["raw_path"].decode("latin-1")
+    facts = {
+        "method": scope["method"],
+        "path": path,
+        "route": seen.route.path,
+        "status": seen.status,
+        "key": seen.key,
+        "seconds": round(seconds, 6),
+        "queue_seconds": seen.queued,
+        "first_byte_seconds": seen.first_byte,
+        "bytes": seen.answered_bytes,
+        "refused": seen.refused,
+    }
+    access.log(
+        level,
+        "%s %s %s %.3f s",
+        scope["method"],
+        path,
+        seen.status or "left",
+        seconds,
+        extra={"facts": {k: v for k, v in facts.items() if v not in (None, "")}},
+    )
 
 
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and SAFE_ID.fullmatch(given := value.decode("latin-1")):
             return str(given)
-    return uuid.uuid4().hex
+    # It need not be hard to guess, and this is a system call less.
+    return f"{random.getrandbits(128):032x}"

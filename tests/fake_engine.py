@@ -160,7 +160,7 @@ class FakeEngine:
                 choice |= {"prompt_token_ids": ids(said), "token_ids": ids(*tokens)}
             kind = "chat.completion" if chat else "text_completion"
             body = {"id": "1", "object": kind, "created": 1, "model": "tiny", "choices": [choice]}
-            await answer_json(channel, body)
+            await answer_json(channel, body | {"usage": usage(said, tokens)})
         else:
             kind = "Content-Type: text/event-stream; charset=utf-8"
             await channel.head("200 OK", kind, "Transfer-Encoding: chunked")
@@ -169,6 +169,9 @@ class FakeEngine:
                 await channel.chunk(event(shape(token)))
                 if self.options.crash_mid_stream and number == 1:
                     os._exit(9)
+            if (asked.get("stream_options") or {}).get("include_usage"):
+                last = {**shape(""), "choices": [], "usage": usage(said, tokens)}
+                await channel.chunk(event(last))
             await channel.chunk(b"data: [DONE]\n\n")
             await channel.send(b"0\r\n\r\n")
         self.answered += 1
@@ -181,28 +184,34 @@ def ids(*tokens: str) -> list[int]:
     return [zlib.crc32(token.encode()) % VOCABULARY for token in tokens]
 
 
+def usage(said: str, tokens: list[str]) -> dict[str, int]:
+    read, told = len(said.split()), len(tokens)
+    return {"prompt_tokens": read, "total_tokens": read + told, "completion_tokens": told}
+
+
 def event(value: object) -> bytes:
-    return b"data: " + json.dumps(value).encode() + b"\n\n"
+    # As vLLM writes it: without blanks.
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
 def message(content: str) -> dict[str, str]:
     return {"role": "assistant", "content": content}
 
 
-def chat_chunk(token: str) -> object:
+def chat_chunk(token: str) -> dict[str, object]:
     choice = {"index": 0, "delta": message(token), "finish_reason": None}
     kind = "chat.completion.chunk"
     return {"id": "1", "object": kind, "created": 1, "model": "tiny", "choices": [choice]}
 
 
-def text_chunk(token: str) -> object:
+def text_chunk(token: str) -> dict[str, object]:
     choice = {"index": 0, "text": token, "finish_reason": None}
     kind = "text_completion"
     return {"id": "1", "object": kind, "created": 1, "model": "tiny", "choices": [choice]}
 
 
 async def answer_json(channel: Channel, value: object, *headers: str) -> None:
-    body = json.dumps(value).encode()
+    body = json.dumps(value, separators=(",", ":")).encode()
     await channel.answer("200 OK", body, "Content-Type: application/json", *headers)
 
 

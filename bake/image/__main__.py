@@ -389,7 +389,14 @@ def _run(parsed: argparse.Namespace) -> int:
         given = [line for line in lines if line and not line.startswith("#")]
         os.environ["PREHEAT_TRUSTED_KEYS"] = ",".join(given)
     chosen, bridged = _chosen(parsed)
-    words = run.argv(chosen, _asked(parsed), bridged=bridged, passed=run.passed(os.environ))
+    keys_file = os.environ.get("PREHEAT_KEYS_FILE")
+    words = run.argv(
+        chosen,
+        _asked(parsed),
+        bridged=bridged,
+        passed=run.passed(os.environ),
+        keys_file=Path(keys_file).absolute() if keys_file else None,
+    )
     if parsed.json:
         print(json.dumps(words))
         return 0

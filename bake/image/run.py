@@ -5,6 +5,7 @@ Pure, less ``facts`` which are passed in: what is here decides, and is told.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from bake.errors import BakeError
@@ -12,12 +13,24 @@ from bake.image.labels import Holds
 from bake.image.labels import parse as parse_labels
 from bake.image.verify import STOP_SECONDS
 from serve.errors import ConfigError
+from serve.preflight import is_loopback
 from serve.settings import BARE, PREFIX
 
 Runtime = Literal["auto", "local", "docker"]
 # Paths of this machine, and what the image sets for itself.
-OWN = ("PREHEAT_HOST", "PREHEAT_EXPERIMENTS", "PREHEAT_BAKED_ROOT", "PREHEAT_CACHE_ROOT", *BARE)
+OWN = (
+    "PREHEAT_HOST",
+    "PREHEAT_EXPERIMENTS",
+    "PREHEAT_BAKED_ROOT",
+    "PREHEAT_CACHE_ROOT",
+    "PREHEAT_KEYS_FILE",
+    *BARE,
+)
 LOOPBACK = "127.0.0.1"
+# Any of them says who is let in.
+ASKING = ("PREHEAT_KEYS", "PREHEAT_NO_KEYS")
+# Where the folder of a file of keys is seen inside: of a file alone a change would not be.
+KEYS = "/run/preheat-keys"
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,14 @@ def unlike(holds: Holds, asked: Asked) -> str:
     return ""
 
 
-def argv(chosen: Image, asked: Asked, *, bridged: bool, passed: Sequence[str]) -> list[str]:
+def argv(
+    chosen: Image,
+    asked: Asked,
+    *,
+    bridged: bool,
+    passed: Sequence[str],
+    keys_file: Path | None = None,
+) -> list[str]:
     """``docker run`` of ``chosen``: nothing written but /tmp, no privilege, one port.
 
     ``passed`` are names of variables that go in as they are here.
@@ -109,6 +129,12 @@ def argv(chosen: Image, asked: Asked, *, bridged: bool, passed: Sequence[str]) -
         # An engine without a bridge has the host's network or none.
         words += ["--network", "host", "--env", f"PORT={asked.port}"]
         words += ["--env", f"PREHEAT_HOST={asked.host}"]
+    if keys_file:
+        words += ["--mount", f"type=bind,src={keys_file.parent},dst={KEYS},readonly"]
+        words += ["--env", f"PREHEAT_KEYS_FILE={KEYS}/{keys_file.name}"]
+    elif bridged and is_loopback(asked.host) and not set(ASKING) & set(passed):
+        # Inside it listens on every address; here nobody else can reach its port.
+        words += ["--env", "PREHEAT_NO_KEYS=true"]
     for name in passed:
         words += ["--env", name]
     return [*words, chosen.name]

@@ -105,7 +105,12 @@ def _verify(
     progress: Progress,
 ) -> Verified:
     options = {
-        "environment": {"VARIANT": variant, "PREHEAT_CACHE_POLICY": "require"},
+        "environment": {
+            "VARIANT": variant,
+            "PREHEAT_CACHE_POLICY": "require",
+            # No port of it is published.
+            "PREHEAT_NO_KEYS": "true",
+        },
         "read_only": True,
         "tmpfs": {"/tmp": ""},  # noqa: S108 - the container's own
         "device_requests": devices(holds.device),

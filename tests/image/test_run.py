@@ -124,6 +124,25 @@ class TestArgv:
         assert words[words.index("PREHEAT_LOG_FORMAT") - 1] == "--env"
 
 
+class TestKeys:
+    def test_a_port_that_nobody_else_can_reach_asks_for_none(self):
+        assert "PREHEAT_NO_KEYS=true" in argv(HERE, ASKED, bridged=True, passed=())
+
+    def test_one_that_others_can_reach_is_left_to_the_gateway_to_refuse(self):
+        asked = dataclasses.replace(ASKED, host="0.0.0.0")
+        assert "PREHEAT_NO_KEYS=true" not in argv(HERE, asked, bridged=True, passed=())
+
+    def test_keys_that_are_passed_are_asked_for(self):
+        words = argv(HERE, ASKED, bridged=True, passed=("PREHEAT_KEYS",))
+        assert "PREHEAT_NO_KEYS=true" not in words
+
+    def test_the_folder_of_a_file_of_keys_is_seen_inside(self, tmp_path):
+        words = argv(HERE, ASKED, bridged=True, passed=(), keys_file=tmp_path / "keys.json")
+        assert f"type=bind,src={tmp_path},dst=/run/preheat-keys,readonly" in words
+        assert "PREHEAT_KEYS_FILE=/run/preheat-keys/keys.json" in words
+        assert "PREHEAT_NO_KEYS=true" not in words
+
+
 def test_settings_are_passed_and_paths_of_this_machine_are_not():
     environ = {
         "PREHEAT_LOG_FORMAT": "json",

@@ -10,18 +10,26 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
-from aiohttp import ClientSession
+from aiohttp import ClientSession, UnixConnector
 
-from serve.app import create_app
-from serve.boundary import Boundary
+from serve import wire
+from serve.admission import Admission, Bounds
+from serve.app import Rooms, create_app
+from serve.boundary import UNBOUND, Boundary
 from serve.command import Command
 from serve.engine import Engine, Limits, State
+from serve.flight import Flights
+from serve.gate import Gate
 from serve.keeper import descendants
+from serve.keys import Keys
 from serve.preflight import MIB, bind
-from serve.proxy import UNBOUND
-from serve.run import Server, engine_session, url
+from serve.proxy import Patience
+from serve.run import Server, url
+from serve.serving import Prepare, Serving, Setup
+from serve.telemetry import Metrics
 
 FAKE_ENGINE = Path(__file__).parents[1] / "fake_engine.py"
 SERVED = Path(__file__).with_name("served.py")
@@ -29,6 +37,9 @@ PATIENT = Limits(start=60, stop=10, restarts=3)
 # Until a test gives up: never waited for when all is well.
 DEADLINE_SECONDS = 40
 MODEL = "tiny"
+ROOMY = Bounds(at_work=2000, waiting=100, held_bytes=64 * MIB)
+WAITING = Patience(body_bytes=MIB, queue=DEADLINE_SECONDS)
+UNLIMITED = wire.WireLimits()
 
 
 def fake_command(folder: Path, *switches: str) -> Command:
@@ -42,11 +53,15 @@ def fake_command(folder: Path, *switches: str) -> Command:
 class Gateway:
     """One gateway in this process; ``client`` talks to it, ``behind`` to the engine itself."""
 
-    engine: Engine
+    rooms: Rooms
     url: str
     client: ClientSession
     behind: ClientSession
     running: "asyncio.Task[None]"
+
+    @property
+    def engine(self) -> Engine:
+        return self.rooms.serving.engine
 
     async def metrics(self) -> str:
         async with self.client.get("/metrics") as answer:
@@ -58,42 +73,74 @@ async def running_engine(
     folder: Path, *switches: str, limits: Limits = PATIENT
 ) -> AsyncIterator[tuple[Engine, "asyncio.Task[None]"]]:
     """An engine that is being run, and is stopped at the end."""
-    command = fake_command(folder, *switches)
-    async with engine_session(str(command.socket)) as session:
-        engine = Engine(command, session, MODEL, limits)
-        running = asyncio.create_task(engine.run())
-        try:
-            yield engine, running
-        finally:
-            engine.stop()
-            await asyncio.wait({running})
+    engine = Engine(fake_command(folder, *switches), MODEL, limits)
+    running = asyncio.create_task(engine.run())
+    try:
+        yield engine, running
+    finally:
+        engine.stop()
+        await asyncio.wait({running})
+
+
+def behind(command: Command) -> ClientSession:
+    """A client of the engine's own socket."""
+    return ClientSession("http://engine", connector=UnixConnector(str(command.socket)))
+
+
+def fake_setup(folder: Path, *switches: str, name: str = "fake", **more: Any) -> Setup:
+    return Setup(name, MODEL, fake_command(folder, *switches), {"variant": name}, **more)
+
+
+def rooms(
+    setup: Setup,
+    *,
+    limits: Limits = PATIENT,
+    bounds: Bounds = ROOMY,
+    patience: Patience = WAITING,
+    keys: Keys | None = None,
+    drain_seconds: float = 5,
+    prepare: Prepare | None = None,
+) -> Rooms:
+    """The parts of a gateway, for the loop that runs."""
+    admission, flights = Admission(bounds), Flights()
+    serving = Serving(setup, limits, admission, flights, drain_seconds)
+    metrics = Metrics(admission)
+    return Rooms(metrics, serving, admission, flights, Gate(keys or Keys(None)), patience, prepare)
 
 
 @asynccontextmanager
 async def gateway(
     folder: Path,
     *switches: str,
-    limits: Limits = PATIENT,
-    max_body_bytes: int = MIB,
     boundary: Boundary = UNBOUND,
+    wired: wire.WireLimits = UNLIMITED,
+    **more: Any,
 ) -> AsyncIterator[Gateway]:
-    """A gateway that listens; its engine is only just starting."""
-    async with (
-        running_engine(folder, *switches, limits=limits) as (engine, running),
-        engine_session(str(engine.command.socket)) as behind,
-    ):
-        app = create_app(engine, behind, {"variant": "fake"}, max_body_bytes, boundary)
-        config = uvicorn.Config(
-            app, lifespan="off", log_config=None, access_log=False, server_header=False
-        )
-        server = Server(config)
-        with bind("127.0.0.1", 0) as listener:
-            where = url(listener)
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
-            async with ClientSession(where) as client:
-                yield Gateway(engine, where, client, behind, running)
+    """A gateway that listens; its engine is only just starting. ``more`` as of ``rooms``."""
+    setup = fake_setup(folder, *switches, boundary=boundary)
+    made = rooms(setup, **more)
+    config = uvicorn.Config(
+        create_app(made),
+        http=wire.protocol(wired),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+    server = Server(config)
+    running = asyncio.create_task(made.serving.run())
+    with bind("127.0.0.1", 0) as listener:
+        where = url(listener)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            async with ClientSession(where) as client, behind(setup.command) as past:
+                yield Gateway(made, where, client, past, running)
+        finally:
             server.should_exit = server.force_exit = True
             await serving
+            made.serving.stop()
+            await asyncio.wait({running})
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

@@ -1,12 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 
 from serve.app import create_app, state_of
 from serve.engine import State, Status
-from serve.preflight import MIB
-from serve.run import engine_session
-from tests.serve.live import Gateway, gateway, running_engine, until, until_ready
+from serve.upstream import Upstream
+from tests.serve.live import Gateway, fake_setup, gateway, rooms, until, until_ready
 
 
 async def test_health_says_the_gateway_lives_whatever_the_engine_does(tmp_path: Path) -> None:
@@ -44,11 +44,10 @@ async def test_variant_tells_the_plan_and_the_engine(shared: Gateway) -> None:
 
 
 async def test_our_own_fault_is_told_in_openais_shape_without_details(tmp_path: Path) -> None:
-    async with running_engine(tmp_path) as (engine, _), engine_session("unused") as session:
-        app = create_app(engine, session, {"not": {"json"}, "secret": object()}, MIB)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-            answer = await client.get("/variant")
+    setup = replace(fake_setup(tmp_path), told={"not": {"json"}, "secret": object()})
+    transport = httpx.ASGITransport(create_app(rooms(setup)), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        answer = await client.get("/variant")
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "internal_error"
     assert "secret" not in answer.text
@@ -62,8 +61,8 @@ async def test_metrics_answer_without_the_engine(tmp_path: Path) -> None:
 async def test_metrics_answer_when_the_engine_has_just_died(tmp_path: Path) -> None:
     async with gateway(tmp_path) as running:
         await until_ready(running.engine)
-        running.engine._session._connector._path = "/no/such/socket"  # type: ignore[union-attr]
-        assert "preheat_requests" in await running.metrics()
+        running.rooms.serving._upstream = Upstream("/no/such/socket")
+        assert 'preheat_engine_state{state="ready"} 1.0' in await running.metrics()
 
 
 async def test_a_listed_route_is_not_redirected_to_by_its_like(shared: Gateway) -> None:

@@ -5,7 +5,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,20 +58,18 @@ async def test_an_engine_that_dies_at_start_fails_at_once_with_its_cause(tmp_pat
 
 async def test_an_engine_that_cannot_be_executed_says_so(tmp_path: Path) -> None:
     command = Command(("/no/such/python", "--uds", str(tmp_path / "s")), {}, ())
-    async with ClientSession("http://engine") as session:
-        with pytest.raises(EngineFailed, match="cannot execute /no/such/python: No such file"):
-            await Engine(command, session, MODEL, PATIENT).run()
+    with pytest.raises(EngineFailed, match="cannot execute /no/such/python: No such file"):
+        await Engine(command, MODEL, PATIENT).run()
 
 
 async def test_no_process_for_the_keeper_is_a_failure_that_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.executable", "/no/such/python")
-    async with ClientSession("http://engine") as session:
-        engine = Engine(fake_command(tmp_path), session, MODEL, PATIENT)
-        with pytest.raises(EngineFailed, match="no process can be started: No such file"):
-            await engine.run()
-        assert engine.status.state is State.STOPPED
+    engine = Engine(fake_command(tmp_path), MODEL, PATIENT)
+    with pytest.raises(EngineFailed, match="no process can be started: No such file"):
+        await engine.run()
+    assert engine.status.state is State.STOPPED
 
 
 async def test_an_engine_that_is_never_ready_fails_naming_the_phase(tmp_path: Path) -> None:

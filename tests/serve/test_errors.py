@@ -51,7 +51,7 @@ def test_the_envelope_has_openais_shape_and_says_who_speaks() -> None:
 
 
 def test_an_error_event_is_one_event_whatever_the_message_holds() -> None:
-    event = errors.sse_error("a\n\ndata: b", kind="k", code="c")
+    event = errors.sse_error(errors.Refusal(502, "c", "a\n\ndata: b"))
     assert event.startswith(b"data: {")
     assert event.endswith(b"}\n\n")
     assert event.count(b"\n") == 2

@@ -17,7 +17,6 @@ from serve.engine import Engine, Limits, State
 from serve.errors import EngineFailed
 from serve.keeper import descendants
 from serve.launch import Execute, Zygote, open_launcher
-from serve.run import engine_session
 from tests.serve.live import MODEL, PATIENT, alive, fake_command, family, until, until_ready
 
 FAKE_ZYGOTE = Path(__file__).parents[1] / "fake_zygote.py"
@@ -35,14 +34,13 @@ async def forked_engine(
     launcher = open_launcher(command, limits.stop)
     assert isinstance(launcher, Zygote)
     with closing(launcher):
-        async with engine_session(str(command.socket)) as session:
-            engine = Engine(command, session, MODEL, limits, launcher=launcher, fallback=fallback)
-            running = asyncio.create_task(engine.run())
-            try:
-                yield engine, running, launcher
-            finally:
-                engine.stop()
-                await asyncio.wait({running})
+        engine = Engine(command, MODEL, limits, launcher=launcher, fallback=fallback)
+        running = asyncio.create_task(engine.run())
+        try:
+            yield engine, running, launcher
+        finally:
+            engine.stop()
+            await asyncio.wait({running})
 
 
 def test_only_a_command_that_names_a_zygote_gets_one(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve.engine import State, Status
-from serve.telemetry import REQUEST_ID, JsonFormatter, Metrics, TextFormatter
+from serve.logs import REQUEST_ID, JsonFormatter, TextFormatter
+from serve.telemetry import Metrics
 from tests.serve.live import Gateway
 from tests.serve.test_proxy import raw
 
