@@ -201,6 +201,10 @@ bench-checkpoint: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval ## inspection, 
 	$(BIN)/python -m scripts.measure_conversion_cost
 	$(BIN)/python -m scripts.measure_conversion --served
 
+.PHONY: bench-gateway
+bench-gateway: $(STAMP)-gateway $(STAMP)-eval ## what the gateway adds, beside direct access and LiteLLM: half an hour
+	$(BIN)/python -m scripts.gateway.bench
+
 .PHONY: fuzz
 fuzz: $(STAMP)-$(ENGINE) $(STAMP)-fuzz ## every parser of checkpoints, guided by coverage; keeps what it finds   [SECONDS=60]
 	$(BIN)/python -m scripts.fuzz --seconds '$(or $(SECONDS),60)'

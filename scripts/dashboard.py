@@ -169,11 +169,13 @@ LATENCY = [
     ),
     Panel(
         "Queue",
-        "Requests that run, that wait for a slot or for KV cache, and all that the gateway holds.",
+        "Requests that run, that wait in the engine for a slot or for KV cache, all that the "
+        "gateway has sent there, and those that wait at the gateway for their turn.",
         [
             Query("sum(vllm:num_requests_running)", "running"),
             Query("sum(vllm:num_requests_waiting)", "waiting"),
-            Query("sum(preheat_requests_in_flight)", "at the gateway"),
+            Query("sum(preheat_requests_in_flight)", "at the engine"),
+            Query("sum(preheat_requests_waiting)", "waiting at the gateway"),
         ],
     ),
     Panel(

@@ -16,7 +16,7 @@ from scripts.reporting import extent, latency, parity, quality
 from scripts.reporting.records import Found, Source, read, shaped
 from serve.config import Config, settable
 from serve.model import ModelSource, known_models
-from serve.routes import FORWARDED
+from serve.routes import ADMIN, FORWARDED, OWN, Route
 from serve.settings import REPOSITORY, reference, type_name
 from serve.target import Target, known_targets, load_target
 from serve.telemetry import Metrics
@@ -70,9 +70,11 @@ def reference_page() -> str:
         "## Models: `experiments/models/<model>.env`",
         keys(ModelSource),
         "## Paths",
-        "The gateway's own: `GET /health`, `GET /ready`, `GET /variant`, `GET /metrics`. "
+        "The gateway's own. Where keys are on, all but the first two ask for one, and the last for "
+        "one that may administer:",
+        paths((*OWN, *ADMIN)),
         "Forwarded to the engine; no other path exists:",
-        table(("path", "methods"), [(f"`{r.path}`", ", ".join(r.methods)) for r in FORWARDED]),
+        paths(FORWARDED),
         "## Metrics of the gateway",
         "`/metrics` holds these, then the engine's own (`vllm:*`).",
         table(
@@ -81,6 +83,11 @@ def reference_page() -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def paths(routes: Iterable[Route]) -> str:
+    """Paths and what can be done with each."""
+    return table(("path", "methods"), [(f"`{r.path}`", ", ".join(r.methods)) for r in routes])
 
 
 def filled(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from starlette.types import Send
 
+from serve.cycle import MORE
 from serve.errors import Refusal, refusal_body, sse_error
 from serve.upstream import Headers
 
@@ -23,14 +24,16 @@ class Answer:
         """Whether a status has gone out, which cannot be taken back."""
         return self.status > 0
 
-    async def start(self, status: int, headers: Headers, *, trailers: bool = False) -> None:
-        """Status and headers."""
+    async def start(self, status: int, headers: Headers, *, more: bool = False) -> None:
+        """Status and headers; ``more`` where the body's first piece follows at once."""
         self.status = status
         self.is_event_stream = any(
             name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers
         )
         message = {"type": "http.response.start", "status": status, "headers": headers}
-        await self._send(message | {"trailers": True} if trailers else message)
+        if more:
+            message[MORE] = True
+        await self._send(message)
 
     async def write(self, chunk: bytes) -> None:
         """A piece of the body."""
@@ -46,7 +49,8 @@ class Answer:
         body = refusal_body(refusal)
         said = {"content-type": "application/json", "content-length": str(len(body))}
         said |= refusal.headers
-        await self.start(refusal.status, [(k.encode(), v.encode()) for k, v in said.items()])
+        headers = [(name.encode(), value.encode()) for name, value in said.items()]
+        await self.start(refusal.status, headers, more=True)
         await self.end(body)
 
     async def cut(self, refusal: Refusal) -> None:

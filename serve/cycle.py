@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from starlette.types import Receive
 from uvicorn._types import ASGISendEvent, HTTPResponseStartEvent, HTTPResponseTrailersEvent
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import (
@@ -25,15 +26,33 @@ MOST_ZEROS = 8
 OUR_FAULT = Refusal(500, "internal_error", "the gateway failed")
 
 
-class Exit:
-    """The transport as a cycle knows it: ``close`` asks the protocol first."""
+# In a start message: the body's first piece follows at once.
+MORE = "preheat.more"
 
-    __slots__ = ("close", "is_closing", "write")
+
+class Exit:
+    """The transport as a cycle knows it: ``close`` asks the protocol first, and a head can wait for
+    what comes right behind it, which saves a system call and the client a wake-up.
+    """
+
+    __slots__ = ("_held", "_write", "close", "hold", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
+        self._write = transport.write
         self.is_closing = transport.is_closing
         self.close = close
+        self.hold = False
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep until the next."""
+        if self.hold:
+            self._held, self.hold = data, False
+        elif self._held:
+            data, self._held = self._held + data, b""
+            self._write(data)
+        else:
+            self._write(data)
 
 
 class Flow(FlowControl):
@@ -63,12 +82,16 @@ class Cycle(RequestResponseCycle):
     until_close = False
     trailers: list[tuple[bytes, bytes]] | None = None
     zeros = 0
+    left: Callable[[], None] | None = None
 
     # Not itself a coroutine function: what is not special costs one call, not one more coroutine.
     def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
         """Take one message of the application's."""
         if message["type"] == "http.response.start":
             self._prepare(message)
+            # An answer to HEAD has nothing behind its head.
+            hold = MORE in message and self.scope["method"] != "HEAD"
+            self.transport.hold = hold  # type: ignore[attr-defined]
         elif self.trailers is not None:
             return self._before_trailers(message)
         elif self.until_close and message["type"] == "http.response.body":
@@ -126,6 +149,13 @@ class Cycle(RequestResponseCycle):
         self.trailers = None
         await super().send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    def leave(self) -> None:
+        """The client is gone: ``receive`` says so, and who watches is told."""
+        self.disconnected = True
+        self.message_event.set()
+        if self.left is not None:
+            self.left()
+
     async def send_500_response(self) -> None:
         """The application failed before it had begun an answer."""
         body = refusal_body(OUR_FAULT)
@@ -136,6 +166,18 @@ class Cycle(RequestResponseCycle):
         ]
         await self.send({"type": "http.response.start", "status": 500, "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def watch(receive: Receive, left: Callable[[], None] | None) -> None:
+    """Have ``left`` called when the client of ``receive`` leaves; None stops that.
+
+    A task that waits for ``receive`` to say it would cost a tenth of a request's time.
+    """
+    cycle = getattr(receive, "__self__", None)
+    if isinstance(cycle, Cycle):
+        cycle.left = left
+        if left is not None and cycle.disconnected:
+            left()
 
 
 def _has_length(message: HTTPResponseStartEvent) -> bool:

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from serve.admission import Admission
 from serve.answer import EVENT_STREAM, Answer
 from serve.boundary import Back, Boundary, aside
+from serve.cycle import watch
 from serve.errors import Refusal
 from serve.flight import GONE, Flight, Flights
 from serve.gate import Gate, spent
@@ -261,16 +262,11 @@ class Visit:
 
     async def _watched(self, body: bytes) -> Refusal | None:
         """Go on, and end as soon as the client leaves."""
-        waiting = asyncio.create_task(_disconnected(self._receive))
-        waiting.add_done_callback(self._left)
+        watch(self._receive, partial(self._flight.end, GONE))
         try:
             return await self._in_turn(body)
         finally:
-            waiting.cancel()
-
-    def _left(self, waiting: "asyncio.Task[None]") -> None:
-        if not waiting.cancelled():
-            self._flight.end(GONE)
+            watch(self._receive, None)
 
     async def _metered(self, body: bytes) -> bytes:
         self._meter = Meter(len(body))
@@ -349,7 +345,8 @@ class Visit:
             return
         answer, meter, engines = self._answer, self._meter, self._proxy.engines
         generates = self._seen.route in GENERATION
-        await answer.start(upstream.status, response_headers(upstream.headers))
+        headers = response_headers(upstream.headers)
+        await answer.start(upstream.status, headers, more=upstream.more)
         while True:
             chunk = await upstream.read()
             if generates:
@@ -456,8 +453,3 @@ def announced(headers: Iterable[tuple[bytes, bytes]]) -> int:
     """The length that a body says it has; 0 where it says none."""
     # The server has checked that it is a number.
     return next((int(value) for name, value in headers if name == b"content-length"), 0)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

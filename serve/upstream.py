@@ -147,6 +147,11 @@ class Connection(asyncio.Protocol):
         return data
 
     @property
+    def more(self) -> bool:
+        """Whether ``read`` will return at once."""
+        return bool(self._pieces) or self._whole
+
+    @property
     def ended(self) -> bool:
         """Whether the whole body has been read."""
         return self._whole and not self._pieces

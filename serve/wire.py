@@ -148,8 +148,6 @@ class Wire(HttpToolsProtocol):
     _phase = BETWEEN
     # Nothing that comes is looked at any more.
     _deaf = False
-    # No request is read after this one.
-    _last = False
     # The server stops.
     _stopping = False
     # The client has shut its writing side, or has left.
@@ -189,8 +187,7 @@ class Wire(HttpToolsProtocol):
         super().connection_lost(exc)
         # uvicorn tells the request that was parsed last, which may be one that waits.
         if self._running is not None and not self._running.response_complete:
-            self._running.disconnected = True
-            self._running.message_event.set()
+            self._running.leave()
         self.pipeline.clear()
         # Else the two keep each other alive until the garbage collector comes.
         self._exit.close = self.transport.close
@@ -204,8 +201,10 @@ class Wire(HttpToolsProtocol):
             or not self._busy
             or self._phase is not BETWEEN
             or self.scheme == "https"
-            # It has no interim answers, so there is no telling whether the client is still there.
+            # It has no interim answers, so there is no telling whether the client is still there;
+            # nor is there once an answer has begun, and a client of a stream leaves like this.
             or running.scope["http_version"] == "1.0"
+            or running.response_started
         ):
             return None
         self._probe()
@@ -259,8 +258,8 @@ class Wire(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._stay_with_http1(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            if not self._deaf:
-                self._refuse(self._verdict or malformed(error))
+            logger.debug("%s: the parser was left", self.client, exc_info=error)
+            self._refuse(self._verdict or malformed(error))
         if self._phase is not BETWEEN:
             self._more_is_to_come()
 
@@ -271,11 +270,11 @@ class Wire(HttpToolsProtocol):
                 self._wait(limits.head_seconds)
             elif self._fed > limits.header_bytes:
                 self._refuse(HEAD_TOO_LARGE)
-        elif self._phase is BODY and not self.cycle.response_complete:
-            if not self._fed:
-                self._wait(limits.body_seconds)
-            elif self._fed > limits.header_bytes:
+        elif self._phase is BODY:
+            if self._fed > limits.header_bytes:
                 self._refuse(malformed(NO_DATA))
+            elif not (self._fed or self.cycle.response_complete):
+                self._wait(limits.body_seconds)
 
     def _stop(self, verdict: Refusal) -> NoReturn:
         self._verdict = verdict
@@ -283,9 +282,6 @@ class Wire(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
-        if self._last:
-            self._deaf = True
-            raise Stopped
         super().on_message_begin()
         self._phase = HEAD
         self._fed = self._taken = 0
@@ -313,7 +309,6 @@ class Wire(HttpToolsProtocol):
         self._locate()
         scope["extensions"] = EXTENSIONS
         keep_alive = version == "1.1" and parser.should_keep_alive() and not self._stopping
-        self._last = not keep_alive
         self.cycle = cycle = Cycle(
             scope=scope,
             transport=self._exit,  # type: ignore[arg-type]
@@ -440,7 +435,7 @@ class Wire(HttpToolsProtocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Say why, after the answers that are owed, and end the connection."""
-        logger.debug("%s refused: %s", self.client, refusal.message)
+        logger.debug("%s: refused: %s", self.client, refusal.message)
         self.refused(refusal.code)
         self._deaf = True
         self._unparsed = memoryview(b"")
@@ -461,10 +456,9 @@ class Wire(HttpToolsProtocol):
     def _break_off(self, refusal: Refusal) -> None:
         """The rest of a request that is being served will not come."""
         cycle = self.cycle
-        cycle.disconnected = True
         # Nothing more is written for it.
         cycle.waiting_for_100_continue = False
-        cycle.message_event.set()
+        cycle.leave()
         if not cycle.response_started:
             self._say(refusal)
         self._linger()
@@ -483,7 +477,7 @@ class Wire(HttpToolsProtocol):
 
     def _leave(self) -> None:
         """Close after an answer that said so."""
-        if self._phase is BODY:
+        if self._phase is BODY or self.flow.held:
             self._linger()
         else:
             self.transport.close()

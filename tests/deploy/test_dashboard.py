@@ -13,7 +13,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from scripts import dashboard as made
 from scripts.served import Served
 from serve.engine import State, Status
-from serve.telemetry import Metrics
+from serve.routes import Route
+from serve.telemetry import Metrics, Seen
 from tests.deploy.conftest import scrape
 from tests.deploy.shipped import (
     COMPOSE,
@@ -93,8 +94,9 @@ def test_the_dashboard_is_mounted_where_grafana_is_told_to_look() -> None:
 
 def test_the_gateway_has_every_metric_of_its_own_that_is_asked_for() -> None:
     metrics = Metrics()
-    metrics.requests.labels("/v1/completions", 200).inc()
-    metrics.seconds.labels("/v1/completions").observe(1)
+    seen = Seen(Route("/v1/completions"), "id", 0.0, status=200, queued=0.1, refused="x")
+    metrics.count(seen, 1.0)
+    metrics.tokens.labels("-", "read").inc()
     status = Status(State.READY, "", {"imports": 1.0}, (), (), (), 0, "", fell_back=False)
     exposed = set(SAMPLE.findall(metrics.expose(status).decode()))
     ours = {name for name in metrics_named() if name.startswith("preheat_")}

@@ -57,15 +57,29 @@ def test_sigterm_lets_a_stream_finish_and_exits_0(tmp_path: Path) -> None:
         assert started.ended() == 0
 
 
-def test_a_drain_that_takes_too_long_is_cut_off(tmp_path: Path) -> None:
+def test_a_stream_longer_than_the_drain_time_ends_with_an_error_event(tmp_path: Path) -> None:
     env = {"PREHEAT_DRAIN_SECONDS": "0"}
     with process(tmp_path, **env) as started, httpx.Client() as client:
         started.until_ready()
         answer = client.send(stream(started.url, tokens=8, token_seconds=600), stream=True)
         assert answer.status_code == 200
         started.popen.send_signal(signal.SIGTERM)
+        last = b"".join(answer.iter_bytes()).strip().rpartition(b"\n")[2]
+        assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "gateway_stopping"
         assert started.ended() == 0
-        answer.close()
+
+
+def test_others_can_reach_it_only_with_keys_or_when_that_is_wanted(tmp_path: Path) -> None:
+    with process(tmp_path, PREHEAT_HOST="0.0.0.0") as started:
+        assert started.ended() == 2
+        assert "others can reach it, and no key is asked for" in started.said
+        assert "hint: preheat serve keys add --file keys.json" in started.said
+    for waived in ({"PREHEAT_NO_KEYS": "true"}, {"PREHEAT_KEYS": "sixteen-letters-and-more"}):
+        with process(tmp_path, PREHEAT_HOST="0.0.0.0", **waived) as started:
+            started.until_ready()
+            url = started.url.replace("0.0.0.0", "127.0.0.1")
+            asked = "PREHEAT_KEYS" in waived
+            assert httpx.get(f"{url}/v1/models").status_code == (401 if asked else 200)
 
 
 def test_a_second_ctrl_c_does_not_wait_for_streams(tmp_path: Path) -> None:

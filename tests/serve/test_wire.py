@@ -22,6 +22,7 @@ from tests.serve.wired import (
     get,
     only,
     post,
+    relay,
     reset,
     rest,
     serving,
@@ -183,6 +184,15 @@ def test_a_body_that_nobody_reads_any_more_has_its_time_altogether() -> None:
                 time.sleep(0.02)
         assert only(rest(connection)).status == 200
         assert served.refused == []
+
+
+def test_a_body_that_nobody_reads_any_more_may_not_hide_endless_trailers() -> None:
+    with serving() as served, served.connect() as connection:
+        connection.sendall(chunked("/unread"))
+        assert only(connection.recv(MIB)).status == 200
+        connection.sendall(b"0\r\nX: " + b"a" * 200_000)
+        assert rest(connection) == b""
+        assert served.refused == ["malformed_request"]
 
 
 def test_after_a_body_that_nobody_read_the_connection_goes_on() -> None:
@@ -372,7 +382,9 @@ def test_an_application_that_asks_for_more_does_not_let_more_requests_in() -> No
         connection.sendall(get("/wait") + get("/second") * 2000)
         wait_for(lambda: served.app.seen, "the first")
         (wire,) = served.connections
-        wait_for(lambda: wire.flow.held, "held")
+        # It waits for its client to leave by now, which is to read.
+        time.sleep(0.2)
+        assert wire.flow.read_paused
         assert len(wire.pipeline) < 300
         served.go()
         connection.sendall(get("/", CLOSE))
@@ -535,6 +547,16 @@ def test_such_a_client_is_missed_when_it_leaves(path: str) -> None:
         wait_for(lambda: served.app.left == [path], "missed")
 
 
+def test_a_client_is_missed_behind_a_relay_that_only_shuts_its_writing_side() -> None:
+    # As Docker's own does, through which every client of a published port on loopback comes.
+    with serving() as served, relay(served.port) as port:
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.sendall(get("/wait"))
+        wait_for(lambda: served.app.seen, "the request")
+        connection.close()
+        wait_for(lambda: served.app.left == ["/wait"], "missed")
+
+
 @pytest.mark.parametrize("leave", [socket.socket.close, reset])
 @pytest.mark.parametrize("path", ["/wait", "/stream"])
 def test_an_application_is_told_that_its_client_left(
@@ -606,12 +628,29 @@ def test_a_fault_of_ours_is_told_in_the_envelope(caplog: pytest.LogCaptureFixtur
     assert "RuntimeError: /fail" in caplog.text
 
 
-def test_a_client_that_sends_all_before_it_reads_learns_why_it_was_refused() -> None:
+@pytest.mark.parametrize(
+    ("begun", "status"),
+    [
+        (post("/early", bytes(32 * MIB))[: -32 * MIB], 413),
+        (b"\x00", 400),
+        (get("/", "X: " + "a" * 70_000), 431),
+    ],
+)
+def test_a_client_that_sends_all_before_it_reads_learns_why_it_was_refused(
+    begun: bytes, status: int
+) -> None:
     with serving() as served, served.connect() as connection:
-        connection.sendall(post("/early", bytes(32 * MIB)))
-        assert only(rest(connection)).status == 413
+        connection.sendall(begun + bytes(32 * MIB))
+        assert only(rest(connection)).status == status
         connection.close()
         wait_for(lambda: not served.connections, "closed")
+
+
+def test_an_answer_that_ends_the_connection_is_not_lost_to_what_was_pipelined() -> None:
+    with serving() as served, served.connect() as connection:
+        connection.sendall(post("/early", b"") + get("/") * 50_000)
+        assert only(rest(connection)).status == 413
+        assert served.app.seen == ["POST /early"]
 
 
 def test_a_client_that_does_not_close_after_its_refusal_is_cut_off() -> None:

@@ -1,6 +1,7 @@
 """A server with the gateway's protocol and a small application, and clients that misbehave."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
@@ -97,7 +98,7 @@ class App:
         """Whether the test goes on before the client leaves."""
         gone, go = (asyncio.ensure_future(each) for each in (receive(), self.go.wait()))
         await asyncio.wait({gone, go}, return_when=asyncio.FIRST_COMPLETED)
-        if left := gone.done():
+        if left := gone.done() and gone.result()["type"] == "http.disconnect":
             self.left.append(scope["path"])
         gone.cancel()
         go.cancel()
@@ -210,6 +211,33 @@ def rest(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return b"".join(parts)
+
+
+@contextmanager
+def relay(port: int) -> Iterator[int]:
+    """Passes one connection on to ``port``, and ends of input as ends of input."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def run() -> None:
+            near, _ = listener.accept()
+            far = socket.create_connection(("127.0.0.1", port))
+            with near, far:
+                back = threading.Thread(target=pump, args=(far, near))
+                back.start()
+                pump(near, far)
+                back.join(GIVEN_UP_SECONDS)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(GIVEN_UP_SECONDS)
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while part := source.recv(65536):
+            sink.sendall(part)
+        sink.shutdown(socket.SHUT_WR)
 
 
 def reset(connection: socket.socket) -> None:
