@@ -201,10 +201,8 @@ class Wire(HttpToolsProtocol):
             or not self._busy
             or self._phase is not BETWEEN
             or self.scheme == "https"
-            # It has no interim answers, so there is no telling whether the client is still there;
-            # nor is there once an answer has begun, and a client of a stream leaves like this.
+            # It has no interim answers, so there is no telling whether the client is still there.
             or running.scope["http_version"] == "1.0"
-            or running.response_started
         ):
             return None
         self._probe()
@@ -555,7 +553,8 @@ class Wire(HttpToolsProtocol):
         One that has left answers it with a reset, which is how the two are told apart.
         """
         if self._running is not None and not self.transport.is_closing():
-            self.transport.write(self._running.nothing())
+            # Behind a head that waits for its body, not before it.
+            self._exit.write(self._running.nothing())
 
     def _end_if_reset(self) -> None:
         """Nothing is read any more, so nothing else tells us."""

@@ -535,6 +535,17 @@ def test_such_a_client_gets_its_stream_whole(late: bool) -> None:
             assert answer.read() == b"first last"
 
 
+def test_such_a_client_gets_a_head_that_was_kept_for_its_body_first() -> None:
+    with serving() as served, served.connect() as connection:
+        connection.sendall(get("/held"))
+        connection.shutdown(socket.SHUT_WR)
+        time.sleep(0.3)
+        served.go()
+        answer = HTTPResponse(connection)
+        answer.begin()
+        assert answer.read() == b"body"
+
+
 @pytest.mark.parametrize("path", ["/wait", "/stream"])
 def test_such_a_client_is_missed_when_it_leaves(path: str) -> None:
     with serving() as served:

@@ -15,9 +15,11 @@ import uvicorn
 import uvloop
 from starlette.types import Receive, Scope, Send
 
+from serve.cycle import MORE
 from serve.preflight import bind
 from serve.run import Server
 from serve.wire import Wire, WireLimits, protocol
+from tests.serve.live import wait_for
 
 # Short enough to wait for, long enough for a busy machine's honest clients.
 SOON = {"look_seconds": 0.05}
@@ -93,6 +95,13 @@ class App:
         await send({"type": "http.response.body", "body": b"first ", "more_body": True})
         if await self.stays(scope, receive):
             await send({"type": "http.response.body", "body": b"last"})
+
+    async def held(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A head that is kept for a body, which comes when the test says so."""
+        start = {"type": "http.response.start", "status": 200, "headers": [], MORE: True}
+        await send(start)
+        if await self.stays(scope, receive):
+            await send({"type": "http.response.body", "body": b"body"})
 
     async def stays(self, scope: Scope, receive: Receive) -> bool:
         """Whether the test goes on before the client leaves."""
@@ -192,6 +201,7 @@ def serving(*, keep_alive: float = 60, **limits: Any) -> Iterator[Served]:
 
         thread = threading.Thread(target=run)
         thread.start()
+        wait_for(lambda: server.started, "started")
         try:
             yield Served(app, server, loop, port, refused)
         finally:
