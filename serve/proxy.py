@@ -73,6 +73,12 @@ GATEWAY_STOPS = Refusal(
     "the gateway stops; it took no longer than its drain time",
     headers={"connection": "close", "retry-after": "2"},
 )
+ENGINE_FAILED = Refusal(
+    503,
+    "engine_failed",
+    "the engine is gone and is not started again",
+    headers={"connection": "close"},
+)
 DEADLINE = Refusal(504, "deadline_exceeded", "the request's time is over")
 
 

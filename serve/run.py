@@ -37,7 +37,7 @@ from serve.preflight import (
     needed_bytes,
     raise_open_files,
 )
-from serve.proxy import GATEWAY_STOPS, Patience
+from serve.proxy import ENGINE_FAILED, GATEWAY_STOPS, Patience
 from serve.serving import Prepare, Serving, Setup
 from serve.settings import Settings
 from serve.signals import STOPPING
@@ -229,6 +229,10 @@ async def _until_signal(
     supervising = asyncio.create_task(serving.run())
     try:
         await asyncio.wait({listening, supervising}, return_when=asyncio.FIRST_COMPLETED)
+        if supervising.done():
+            # No engine will come: nobody need wait for one.
+            serving.close()
+            made.flights.end(ENGINE_FAILED)
         server.should_exit = True
         await listening
     finally:

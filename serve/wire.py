@@ -144,6 +144,7 @@ class Wire(HttpToolsProtocol):
     refused: Callable[[str], None]
 
     flow: Flow
+    cycle: Cycle
     _exit: Exit
     _phase = BETWEEN
     # Nothing that comes is looked at any more.

@@ -132,6 +132,14 @@ def test_an_engine_that_dies_at_start_ends_the_gateway_with_its_cause(tmp_path: 
         assert "Traceback" not in error
 
 
+def test_who_waits_for_an_engine_that_never_comes_is_told_at_once(tmp_path: Path) -> None:
+    with process(tmp_path, "--ready-after", "600", PREHEAT_START_SECONDS="3") as started:
+        headers = {"x-request-timeout": "600"}
+        answer = httpx.post(f"{started.url}/v1/completions", json={}, headers=headers, timeout=40)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_failed")
+        assert started.ended() == 1
+
+
 def test_a_taken_port_is_refused_before_the_engine_is_started(tmp_path: Path) -> None:
     with bind("127.0.0.1", 0) as taken, process(tmp_path, PORT=str(port(taken))) as started:
         assert started.ended() == 1
