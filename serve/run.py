@@ -189,6 +189,7 @@ async def serve(settings: Settings, make: Callable[[], Rooms], listener: socket.
         uvicorn.Config(
             create_app(made),
             http=wire.protocol(limits, lambda code: made.metrics.refused.labels(code, "-").inc()),
+            ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
@@ -22,15 +23,20 @@ CONTEXT = (b"traceparent", b"tracestate")
 NOT_TRACED: AbstractContextManager[None] = contextlib.nullcontext()
 # Between a span's end and its being sent.
 DELAY_MS = 1000
+# Tried again within it; the end of the process waits for it once.
+EXPORT_SECONDS = 2
 
 
 class Tracer:
     """Makes spans and sends them to ``endpoint``, the base URL of an OTLP/HTTP collector.
 
-    :raises ConfigError: OpenTelemetry is not installed.
+    :raises ConfigError: it is no URL, or OpenTelemetry is not installed.
     """
 
     def __init__(self, endpoint: str, variant: str) -> None:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ConfigError(f"PREHEAT_OTLP_ENDPOINT={endpoint}: expected http://HOST:4318")
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
@@ -44,7 +50,8 @@ class Tracer:
             ) from error
         named = {"service.name": "preheat", "service.version": __version__}
         self._provider = TracerProvider(resource=Resource(named | {"preheat.variant": variant}))
-        exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")
+        traces = f"{endpoint.rstrip('/')}/v1/traces"
+        exporter = OTLPSpanExporter(traces, timeout=EXPORT_SECONDS)
         self._provider.add_span_processor(
             BatchSpanProcessor(exporter, schedule_delay_millis=DELAY_MS)
         )

@@ -398,3 +398,18 @@ def test_a_damaged_map_stops_the_start(tmp_path):
     path.write_text("{")
     with pytest.raises(ConfigError, match="no map of a vocabulary"):
         boundary_of(replace(planned(tmp_path, path)))
+
+
+NAMES = {"gpt-4o": "tiny", "mine": "tiny"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_name_of_the_model_becomes_its_own_and_all_else_stays(name: str) -> None:
+    asked = b'{ "model" : "%s" , "n":1.0, "messages":[{"model":"gpt-4o"}] }' % name.encode()
+    made = Boundary(aliases=NAMES).request("/v1/chat/completions", asked)
+    assert made == asked.replace(b'"model" : "%s"' % name.encode(), b'"model" : "tiny"')
+
+
+@pytest.mark.parametrize("asked", [b'{"model":"tiny"}', b'{"model":["gpt-4o"]}', b"{}", b"[", b""])
+def test_what_is_no_other_name_stays_as_it_is(asked: bytes) -> None:
+    assert Boundary(aliases=NAMES).request("/v1/completions", asked) == asked

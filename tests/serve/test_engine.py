@@ -2,6 +2,7 @@ import asyncio
 import os
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,35 @@ def test_long_lines_come_in_bounded_pieces_and_nothing_is_lost(chunks: list[byte
         pieces = asyncio.run(lines_of(chunks))
     assert all(len(piece) <= 2 * 8 for piece in pieces)
     assert "".join(pieces).encode() == b"".join(chunks).replace(b"\n", b"")
+
+
+@pytest.mark.usefixtures("no_back_off")
+async def test_an_engine_that_hangs_is_ended_and_what_it_said_ends_with_an_error(
+    tmp_path: Path,
+) -> None:
+    async with gateway(tmp_path, limits=replace(PATIENT, stop=0.2, hang=2)) as running:
+        await until_ready(running.engine)
+        pid = running.engine._pid or 0
+        asked = {"prompt": "p", "stream": True, "token_seconds": 0.02, "max_tokens": 10**6}
+        async with running.client.post("/v1/completions", json=asked) as answer:
+            assert (await answer.content.readline()).startswith(b"data: ")
+            os.kill(pid, signal.SIGSTOP)
+            last = (await answer.content.read()).strip().rpartition(b"\n\n")[2]
+        assert b"engine_connection_lost" in last
+        assert "the engine hangs: no token in 2 s" in running.engine.status.reason
+        # Asked while there is none, and answered by the next.
+        async with running.client.post("/v1/responses") as answer:
+            assert answer.status == 200
+        assert not alive(pid)
+
+
+async def test_an_engine_that_speaks_is_not_asked_and_one_that_idles_is(tmp_path: Path) -> None:
+    async with gateway(tmp_path, limits=replace(PATIENT, hang=4)) as running:
+        await until_ready(running.engine)
+        asked = {"prompt": "p", "stream": True, "token_seconds": 0.01, "max_tokens": 50}
+        async with running.client.post("/v1/completions", json=asked) as answer:
+            assert (await answer.read()).endswith(b"data: [DONE]\n\n")
+        # Two looks, of which one asks for a token.
+        await asyncio.sleep(2.5)
+        assert running.engine.ready
+        assert running.engine.status.restarts == 0

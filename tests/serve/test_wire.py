@@ -659,7 +659,7 @@ def test_a_client_that_sends_all_before_it_reads_learns_why_it_was_refused(
 
 def test_an_answer_that_ends_the_connection_is_not_lost_to_what_was_pipelined() -> None:
     with serving() as served, served.connect() as connection:
-        connection.sendall(post("/early", b"") + get("/") * 50_000)
+        connection.sendall(post("/early", b"") + get("/") * 1_000_000)
         assert only(rest(connection)).status == 413
         assert served.app.seen == ["POST /early"]
 
@@ -672,21 +672,25 @@ def test_a_client_that_does_not_close_after_its_refusal_is_cut_off() -> None:
 
 
 def test_a_server_that_stops_waits_for_answers_and_not_for_refused_clients() -> None:
-    with serving() as served:
-        stubborn, asking, idle = served.connect(), served.connect(), served.connect()
-        stubborn.sendall(b"\x00")
+    # The clients close after the server.
+    with contextlib.ExitStack() as clients, serving(body_seconds=600) as served:
+        stubborn, asking, breaking, idle = (
+            clients.enter_context(served.connect()) for _ in range(4)
+        )
+        stubborn.sendall(chunked("/later") + b"zz\r\n")
         assert only(rest(stubborn)).status == 400
         asking.sendall(get("/wait"))
-        wait_for(lambda: served.app.seen, "the request")
+        breaking.sendall(chunked("/later"))
+        wait_for(lambda: len(served.app.seen) == 3, "the requests")
         served.server.should_exit = True
         assert rest(idle) == b""
         # Behind the one that is owed nothing is begun any more.
         asking.sendall(get("/second"))
+        breaking.sendall(b"zz\r\n")
+        assert only(rest(breaking)).status == 400
         served.go()
         assert only(rest(asking)).status == 200
-        for connection in (stubborn, asking, idle):
-            connection.close()
-    assert served.app.seen == ["GET /wait"]
+    assert "GET /second" not in served.app.seen
 
 
 # What is no HTTP/1.1, or more than one thing.
