@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import select
 import shutil
 import signal
 import socket
@@ -48,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 # At the engine at once, where a variant does not say how many sequences it takes.
 IN_FLIGHT = 512
+# What clients have sent before a signal is read for so long: those who never pause are cut off.
+HEAR_SECONDS = 1.0
+HEAR_POLL_SECONDS = 0.001
 # For answers that were cut at the end of the drain time to reach their clients.
 CUT_SECONDS = 5
 # Makes the plan and the launcher of a variant beside those that are served.
@@ -61,6 +65,25 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Hear what was said before, then close: what lies unread would be reset unanswered."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + HEAR_SECONDS
+        while not self.force_exit and self._is_spoken_to(sockets or []) and loop.time() < until:
+            await asyncio.sleep(HEAR_POLL_SECONDS)
+        await super().shutdown(sockets)
+
+    def _is_spoken_to(self, listeners: list[socket.socket]) -> bool:
+        """Whether anything is unread: a request on a kept connection, or a new connection."""
+        poll = select.poll()
+        for one in self.server_state.connections:
+            transport = getattr(one, "transport", None)
+            if transport is not None and not transport.is_closing():
+                poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        for listener in listeners:
+            poll.register(listener.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
 
 def run(

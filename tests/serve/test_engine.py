@@ -270,7 +270,8 @@ async def test_an_engine_that_hangs_is_ended_and_what_it_said_ends_with_an_error
             os.kill(pid, signal.SIGSTOP)
             last = (await answer.content.read()).strip().rpartition(b"\n\n")[2]
         assert b"engine_connection_lost" in last
-        assert "the engine hangs: no token in 2 s" in running.engine.status.reason
+        why = "the engine hangs: no token in 2 s"
+        await until(lambda: why in running.engine.status.reason, why)
         # Asked while there is none, and answered by the next.
         async with running.client.post("/v1/responses") as answer:
             assert answer.status == 200
