@@ -126,3 +126,8 @@ def paired_difference(reference: Floats, variant: Floats, *, seed: int = SEED) -
 def items_unseen(frequency: float) -> int:
     """Of how many items one that occurs so often is seen, but with 2.5 %; ``frequency`` in 0…1."""
     return math.ceil(math.log(UNSEEN) / math.log1p(-frequency))
+
+
+def geometric_mean(ratios: Floats) -> Interval:
+    """Of several ratios, with an interval over them."""
+    return bootstrap(np.log(ratios)[:, None], lambda sums: np.exp(sums[:, 0] / len(ratios)))

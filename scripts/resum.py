@@ -100,7 +100,21 @@ def _parity(record: Record) -> dict[str, Any]:
     return {"comparisons": summed(record.summary["comparisons"], record.samples)}
 
 
+def _gateway(record: Record) -> dict[str, Any]:
+    from scripts.gateway.figures import summary
+
+    return summary(record.samples, record.parameters["cells"])
+
+
+def _gateway_parts(record: Record) -> dict[str, Any]:
+    from scripts.gateway.parts import summary
+
+    return summary(record.samples)
+
+
 AGAIN = {
+    "gateway": _gateway,
+    "gateway-parts": _gateway_parts,
     "latency": _latency,
     "quality": _quality,
     "k-sweep": _sweep,

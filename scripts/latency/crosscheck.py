@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bake.progress import shown
 from experiments.record import Record, add, folder_of, now, this_machine, typed
-from scripts.intervals import Floats, Interval, bootstrap
+from scripts.intervals import Interval, geometric_mean
 from scripts.latency import bench, facts
 from scripts.latency.bench import BenchFailed
 from scripts.latency.commanded import (
@@ -272,11 +272,6 @@ def compared(taken: Sequence[Mapping[str, Any]], within: float) -> dict[str, Any
         "within": within,
         "finding": max(findings, key=list(VERDICTS).index),
     }
-
-
-def geometric_mean(ratios: Floats) -> Interval:
-    """With an interval over them."""
-    return bootstrap(np.log(ratios)[:, None], lambda sums: np.exp(sums[:, 0] / len(ratios)))
 
 
 def judged(ratio: Interval, within: float) -> Finding:
