@@ -24,25 +24,38 @@ class Answer:
         """Whether a status has gone out, which cannot be taken back."""
         return self.status > 0
 
-    async def start(self, status: int, headers: Headers, *, more: bool = False) -> None:
-        """Status and headers; ``more`` where the body's first piece follows at once."""
+    async def start(
+        self, status: int, headers: Headers, *, more: bool = False, trailers: bool = False
+    ) -> None:
+        """Status and headers; ``more`` where the body's first piece follows at once, ``trailers``
+        where ``trail`` follows its last.
+        """
         self.status = status
         self.is_event_stream = any(
             name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers
         )
         message = {"type": "http.response.start", "status": status, "headers": headers}
-        if more:
+        if trailers:
+            message["trailers"] = True
+        elif more:
             message[MORE] = True
         await self._send(message)
 
-    async def write(self, chunk: bytes) -> None:
-        """A piece of the body."""
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+    async def write(self, chunk: bytes, *, more: bool = False) -> None:
+        """A piece of the body; ``more`` where another follows at once."""
+        message = {"type": "http.response.body", "body": chunk, "more_body": True}
+        if more:
+            message[MORE] = True
+        await self._send(message)
 
     async def end(self, last: bytes = b"") -> None:
         """The body's last piece."""
         self.ended = True
         await self._send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def trail(self, headers: Headers) -> None:
+        """What stands behind the body."""
+        await self._send({"type": "http.response.trailers", "headers": headers})
 
     async def refuse(self, refusal: Refusal) -> None:
         """A whole answer that says why there is no other."""

@@ -26,13 +26,13 @@ MOST_ZEROS = 8
 OUR_FAULT = Refusal(500, "internal_error", "the gateway failed")
 
 
-# In a start message: the body's first piece follows at once.
+# In a message: the next one follows at once.
 MORE = "preheat.more"
 
 
 class Exit:
-    """The transport as a cycle knows it: ``close`` asks the protocol first, and a head can wait for
-    what comes right behind it, which saves a system call and the client a wake-up.
+    """The transport as a cycle knows it: ``close`` asks the protocol first, and what is written can
+    wait for what comes right behind it, which saves a system call and the client a wake-up.
     """
 
     __slots__ = ("_held", "_write", "close", "hold", "is_closing")
@@ -47,7 +47,7 @@ class Exit:
     def write(self, data: bytes) -> None:
         """Write, or keep until the next."""
         if self.hold:
-            self._held, self.hold = data, False
+            self._held, self.hold = self._held + data, False
         elif self._held:
             data, self._held = self._held + data, b""
             self._write(data)
@@ -97,6 +97,8 @@ class Cycle(RequestResponseCycle):
         elif self.until_close and message["type"] == "http.response.body":
             # The end of the connection says what the length would: any length is right.
             self.expected_content_length = len(message.get("body", b""))
+        elif MORE in message:
+            self.transport.hold = True  # type: ignore[attr-defined]
         # super() costs as much again, and this is done for every chunk.
         return RequestResponseCycle.send(self, message)
 

@@ -352,7 +352,9 @@ class Visit:
         answer, meter, engines = self._answer, self._meter, self._proxy.engines
         generates = self._seen.route in GENERATION
         headers = response_headers(upstream.headers)
-        await answer.start(upstream.status, headers, more=upstream.more)
+        said = [pair for pair in upstream.headers if pair[0] == b"trailer"]
+        trailers, more = bool(said), upstream.more
+        await answer.start(upstream.status, headers + said, more=more, trailers=trailers)
         while True:
             chunk = await upstream.read()
             if generates:
@@ -360,9 +362,13 @@ class Visit:
             if meter:
                 meter.feed(chunk)
             if upstream.ended:
+                # Before it is somebody else's connection.
+                behind = upstream.trailers
                 await answer.end(chunk)
+                if trailers:
+                    await answer.trail(behind)
                 return
-            await answer.write(chunk)
+            await answer.write(chunk, more=upstream.more)
 
     async def _changed(self, upstream: Connection, back: Back | None) -> None:
         """A stream event by event, any other answer as a whole.

@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
-        self._pieces: list[bytes] = []
+        self._pieces: deque[bytes] = deque()
         self._held = 0
         self._paused = self._bare = self._whole = self._framed = self._keep = False
         self._headed = self._asked = self._surplus = False
@@ -130,18 +130,18 @@ class Connection(asyncio.Protocol):
             await self._news()
 
     async def read(self) -> bytes:
-        """What has come of the body since the last call. ``ended`` says whether it was the last.
+        """The next piece of the body: a chunk as it was sent, or a part of a large one. ``ended``
+        says whether it was the last.
 
         :raises Lost: the body ended before its end.
         """
         while not (self._pieces or self._whole):
             await self._news()
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._held = 0
-        if self._whole:
+        data = self._pieces.popleft() if self._pieces else b""
+        self._held -= len(data)
+        if self.ended:
             self._release()
-        elif self._paused and self._transport is not None:
+        elif self._paused and not self._pieces and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
         return data

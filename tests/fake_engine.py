@@ -235,6 +235,13 @@ async def compressed(request: Request, channel: Channel) -> None:
     await channel.answer("200 OK", body, "Content-Encoding: gzip", "Keep-Alive: timeout=5")
 
 
+async def trailed(_: Request, channel: Channel) -> None:
+    head = ("Content-Type: text/plain", "Trailer: X-Sum", "Transfer-Encoding: chunked")
+    await channel.head("200 OK", *head)
+    # Two chunks in one write, and what stands behind them.
+    await channel.send(b"3\r\none\r\n3\r\ntwo\r\n0\r\nX-Sum: 6\r\n\r\n")
+
+
 async def redirected(_: Request, channel: Channel) -> None:
     await channel.answer("307 Temporary Redirect", b"", "Location: /v1/models")
 
@@ -293,6 +300,7 @@ FAULTS: dict[str, Callable[[Request, Channel], Awaitable[None]]] = {
     "repeated-headers": repeated_headers,
     "compressed": compressed,
     "redirected": redirected,
+    "trailed": trailed,
     "refused": refused,
     "cut-short": cut_short,
     "cut-event": cut_event,

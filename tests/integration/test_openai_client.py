@@ -2,27 +2,18 @@
 
 import json
 import time
-from functools import cache
+from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
-import httpx2
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
 
 from scripts.eval_parity import restarts
-from scripts.served import Served
+from tests.integration.asked import NAMED, QUESTION, REGEX, SCHEMA, TALK, TOOL
+from tests.integration.clients import direct, settled, via
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
-
-TALK = [{"role": "user", "content": "What is the capital of France?"}]
-SCHEMA = {
-    "type": "object",
-    "properties": {"city": {"type": "string", "maxLength": 12}, "known": {"type": "boolean"}},
-    "required": ["city", "known"],
-    "additionalProperties": False,
-}
-# What differs between any two answers to the same request.
-CHANGING = ("id", "created", "request_id")
 
 CHATS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},
@@ -42,24 +33,29 @@ CHATS: dict[str, dict[str, Any]] = {
         "extra_body": {"top_k": 5, "chat_template_kwargs": {"enable_thinking": True}},
     },
     "the variant's name": {"model": "tiny:seq8-best", "temperature": 0},
+    "one of two words": {
+        "temperature": 0,
+        "extra_body": {"structured_outputs": {"choice": ["yes", "no"]}},
+    },
+    "token ids": {"temperature": 0, "extra_body": {"return_token_ids": True}},
+    "tools that may not be called": {"temperature": 0, "tools": [TOOL], "tool_choice": "none"},
 }
-
-
-# Kept until the run ends: a client that is thrown away warns of its open socket.
-@cache
-def via(served: Served) -> OpenAI:
-    return OpenAI(base_url=f"{served.url}/v1", api_key="unused", max_retries=0)
-
-
-@cache
-def direct(served: Served) -> OpenAI:
-    """The same client, past the gateway: straight to vLLM's socket."""
-    client = httpx2.Client(transport=httpx2.HTTPTransport(uds=str(served.socket)))
-    return OpenAI(base_url="http://engine/v1", api_key="unused", max_retries=0, http_client=client)
-
-
-def settled(answer: Any) -> dict[str, Any]:
-    return {k: v for k, v in answer.model_dump().items() if k not in CHANGING}
+# vLLM streams none of these.
+WHOLE_CHATS = CHATS | {
+    "logprobs of the prompt": {"temperature": 0, "extra_body": {"prompt_logprobs": 1}}
+}
+LONG = [{"role": "user", "content": "word " * 5000}]
+RESPONSES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "instructions and history": {
+        "instructions": "Be brief.",
+        "input": [*TALK, {"role": "assistant", "content": "Paris."}, *TALK],
+    },
+    "structured output": {
+        "text": {"format": {"type": "json_schema", "name": "capital", "schema": SCHEMA}}
+    },
+    "logprobs": {"include": ["message.output_text.logprobs"], "top_logprobs": 2},
+}
 
 
 def chat(client, **fields):
@@ -68,10 +64,10 @@ def chat(client, **fields):
     )
 
 
-@pytest.mark.parametrize("case", CHATS)
+@pytest.mark.parametrize("case", WHOLE_CHATS)
 def test_a_chat_is_the_same_through_the_gateway(seq8_best, case):
-    through = chat(via(seq8_best), **CHATS[case])
-    assert settled(through) == settled(chat(direct(seq8_best), **CHATS[case]))
+    through = chat(via(seq8_best), **WHOLE_CHATS[case])
+    assert settled(through) == settled(chat(direct(seq8_best), **WHOLE_CHATS[case]))
     assert through.usage.completion_tokens > 0
 
 
@@ -103,13 +99,82 @@ def said(stream) -> dict[str, Any]:
         {"temperature": 0, "logprobs": 2},
         {"temperature": 0, "stop": "\n", "echo": True},
         {"temperature": 0, "prompt": ["In the beginning", "The capital of Spain"]},
+        {"temperature": 0, "prompt": [100, 200, 300]},
+        {"temperature": 0, "prompt": [[994, 267, 3722], [994, 267]]},
+        {"temperature": 0, "logprobs": 1, "echo": True, "max_tokens": 0},
     ],
-    ids=["greedy", "two choices", "logprobs", "echo and stop", "two prompts"],
+    ids=[
+        "greedy",
+        "two choices",
+        "logprobs",
+        "echo and stop",
+        "two prompts",
+        "token ids",
+        "two prompts of token ids",
+        "echo alone",
+    ],
 )
 def test_a_completion_is_the_same_through_the_gateway(seq8_best, fields):
     request = {"model": "tiny", "prompt": "In the beginning", "max_tokens": 16, **fields}
     through = via(seq8_best).completions.create(**request)
     assert settled(through) == settled(direct(seq8_best).completions.create(**request))
+
+
+def test_every_chunk_of_a_stream_tells_the_usage_so_far(seq8_best):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    fields = {"temperature": 0, "stream": True, "stream_options": options}
+    counts, counts_directly = (
+        [chunk.usage.completion_tokens for chunk in chat(client, **fields)]
+        for client in (via(seq8_best), direct(seq8_best))
+    )
+    assert counts == sorted(counts)
+    assert counts[-1] == counts_directly[-1] > 1
+
+
+@pytest.mark.parametrize("case", RESPONSES)
+def test_a_response_is_the_same_through_the_gateway(seq8_best, case):
+    through = respond(via(seq8_best), **RESPONSES[case])
+    assert settled(through) == settled(respond(direct(seq8_best), **RESPONSES[case]))
+    assert through.output_text
+
+
+@pytest.mark.parametrize("case", RESPONSES)
+def test_a_streamed_response_says_the_same_through_the_gateway(seq8_best, case):
+    fields = RESPONSES[case] | {"stream": True}
+    through = told(respond(via(seq8_best), **fields))
+    assert through == told(respond(direct(seq8_best), **fields))
+    assert through["kinds"][0] == "response.created"
+    assert through["kinds"][-1] == "response.completed"
+
+
+def respond(client, **fields):
+    return client.responses.create(
+        **{"model": "tiny", "input": QUESTION, "max_output_tokens": 40, "temperature": 0, **fields}
+    )
+
+
+def told(stream) -> dict[str, Any]:
+    """What the events of a response amount to."""
+    events = list(stream)
+    return {
+        "kinds": [kind for kind, _ in groupby(events, lambda event: event.type)],
+        "text": "".join(event.delta for event in events if event.type.endswith("_text.delta")),
+        "order": [event.sequence_number for event in events] == list(range(len(events))),
+        "whole": settled(events[-1].response),
+    }
+
+
+def test_the_clients_own_stream_puts_a_chat_together(seq8_best):
+    whole, directly = (_put_together(client) for client in (via(seq8_best), direct(seq8_best)))
+    assert settled(whole) == settled(directly)
+    said = chat(via(seq8_best), temperature=0).choices[0].message.content
+    assert whole.choices[0].message.content == said
+
+
+def _put_together(client):
+    fields = {"model": "tiny", "messages": TALK, "max_tokens": 24, "temperature": 0}
+    with client.chat.completions.stream(**fields) as stream:
+        return stream.get_final_completion()
 
 
 def test_a_seed_gives_the_same_sample_twice(seq8_best):
@@ -129,9 +194,8 @@ def test_a_stop_string_ends_the_text_before_it(seq8_best):
 
 def test_structured_output_fits_its_grammar(seq8_best):
     # Rejected drafts make steps of fewer than K+1 tokens: what `conv_state` mends.
-    grammar = r'\{"city": "[A-Z][a-z]{2,9}", "known": (true|false)\}'
     fields = {"temperature": 0, "max_tokens": 64}
-    answer = chat(via(seq8_best), **fields, extra_body={"structured_outputs": {"regex": grammar}})
+    answer = chat(via(seq8_best), **fields, extra_body={"structured_outputs": {"regex": REGEX}})
     value = json.loads(answer.choices[0].message.content)
     assert set(value) == {"city", "known"}
 
@@ -157,6 +221,35 @@ def test_an_error_of_the_engine_arrives_as_the_engine_said_it(seq8_best):
             chat(client, temperature=-1)
         errors.append(caught.value.body)
     assert errors[0] == errors[1]
+
+
+# What this engine does not do, or not for this request, and how a client hears of it.
+REFUSED: dict[str, Callable[[OpenAI], object]] = {
+    "tools it has no parser for": lambda client: chat(client, tools=[TOOL]),
+    "a named tool": lambda client: chat(client, tools=[TOOL], tool_choice=NAMED),
+    "a prompt that is too long": lambda client: chat(client, messages=LONG),
+    "a stream of no choices": lambda client: chat(client, n=0, stream=True),
+    "a response by its id": lambda client: client.responses.retrieve("resp_unheard_of"),
+    "to cancel a response": lambda client: client.responses.cancel("resp_unheard_of"),
+    "a response in the background": lambda client: respond(client, background=True),
+    "after another response": lambda client: respond(
+        client, previous_response_id="resp_unheard_of"
+    ),
+    "embeddings": lambda client: client.embeddings.create(model="tiny", input="one"),
+    "a transcription": lambda client: client.audio.transcriptions.create(
+        model="tiny", file=("a.wav", b"RIFF", "audio/wav")
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refusal_reaches_the_client_as_the_engine_put_it(seq8_best, case):
+    heard = []
+    for client in (via(seq8_best), direct(seq8_best)):
+        with pytest.raises(APIStatusError) as caught:
+            REFUSED[case](client)
+        heard.append((type(caught.value), caught.value.status_code, caught.value.body))
+    assert heard[0] == heard[1]
 
 
 def test_an_unknown_model_is_not_found(seq8_best):

@@ -165,6 +165,16 @@ async def test_an_encoded_answer_returns_encoded(shared: Gateway) -> None:
     assert body == gzip.compress(b"text", mtime=0)
 
 
+async def test_chunks_and_what_stands_behind_them_return_as_they_are(shared: Gateway) -> None:
+    answer = await raw(
+        shared,
+        b"GET /version HTTP/1.1\r\nHost: x\r\nx-fake: trailed\r\nConnection: close\r\n\r\n",
+    )
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"trailer: X-Sum" in head
+    assert body == b"3\r\none\r\n3\r\ntwo\r\n0\r\nx-sum: 6\r\n\r\n"
+
+
 async def test_a_redirect_is_returned_and_not_followed(shared: Gateway) -> None:
     headers = {"x-fake": "redirected"}
     async with shared.client.post(ECHO, headers=headers, allow_redirects=False) as answer:
