@@ -205,6 +205,11 @@ bench-checkpoint: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-eval ## inspection, 
 bench-gateway: $(STAMP)-gateway $(STAMP)-eval ## what the gateway adds, beside direct access and LiteLLM: half an hour
 	$(BIN)/python -m scripts.gateway.bench
 
+.PHONY: soak
+soak: $(STAMP)-$(ENGINE) $(STAMP)-test ## the gateway under mixed clients before vLLM: lost, leaked, grown?   [VARIANT=seq8-best MINUTES=20]
+	@$(call together,$(DRAFTING))
+	$(BIN)/python -m scripts.gateway.soak '$(DRAFTING)' --model '$(or $(MODEL),tiny)' --target '$(TARGET)' --minutes '$(or $(MINUTES),20)'
+
 .PHONY: fuzz
 fuzz: $(STAMP)-$(ENGINE) $(STAMP)-fuzz ## every parser of checkpoints, guided by coverage; keeps what it finds   [SECONDS=60]
 	$(BIN)/python -m scripts.fuzz --seconds '$(or $(SECONDS),60)'

@@ -8,9 +8,11 @@ import re
 from typing import Any
 
 from serve import __version__
-from serve.routes import ADMIN, FORWARDED, OPEN, OWN, Route
+from serve.routes import ADMIN, FORWARDED, OPEN, OWN, SPEECH, Route
 
 ANY_OBJECT = {"type": "object", "additionalProperties": True}
+# POST without anything to say.
+BODILESS = frozenset(("/ping", "/v1/responses/{response_id}/cancel"))
 BRACED = re.compile(r"{(\w+)}")
 ERROR = {
     "type": "object",
@@ -68,9 +70,10 @@ def _operation(route: Route, method: str) -> dict[str, Any]:
             },
         },
     }
-    if method == "POST":
+    if method == "POST" and route.path not in BODILESS:
         schema = WANTED if route in ADMIN else ANY_OBJECT
-        made["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+        kind = "multipart/form-data" if route in SPEECH else "application/json"
+        made["requestBody"] = {"required": True, "content": {kind: {"schema": schema}}}
     if names := BRACED.findall(route.path):
         made["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
