@@ -211,17 +211,21 @@ class Visit:
             return await self._with_body()
         finally:
             quota.end()
-            if self._meter:
+            if self._meter and self._worked_on:
                 read, said = self._meter.tokens
                 quota.use(read + said, time.monotonic())
                 self._proxy.metrics.tokens.labels(self._key.id, "read").inc(read)
                 self._proxy.metrics.tokens.labels(self._key.id, "said").inc(said)
 
+    @property
+    def _worked_on(self) -> bool:
+        """Whether the engine did work for it: not when it refused, died, or was never asked."""
+        return self._seen.queued is not None and self._answer.status in (0, 200, DEADLINE.status)
+
     async def _with_body(self) -> Refusal | None:
         admission, most = self._proxy.admission, self._proxy.patience.body_bytes
         try:
             body = await self._read_body(most)
-            body = await aside(partial(self._proxy.engines.boundary.request, self._route), body)
             if self._key is not NOBODY:
                 body = await self._metered(body)
             return await self._watched(body)
@@ -320,6 +324,8 @@ class Visit:
 
     async def _forward(self, body: bytes) -> Refusal | None:
         engines, scope = self._proxy.engines, self._scope
+        # Only now: while it waited, the engine may have been changed for another variant's.
+        body = await aside(partial(engines.boundary.request, self._route), body)
         back = engines.boundary.back(self._route)
         headers = request_headers(scope["headers"], self._seen.sent)
         if back or self._withheld:

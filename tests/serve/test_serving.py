@@ -1,14 +1,17 @@
 """The change to another variant under a socket that stays, and what waits meanwhile."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from serve.boundary import Boundary
 from serve.engine import Limits
 from serve.errors import ConfigError
 from serve.keys import Keys
@@ -194,3 +197,23 @@ async def test_a_stop_in_the_middle_of_a_change_ends_it(tmp_path: Path) -> None:
         assert (status, told["error"]["code"]) == (500, "change_failed")
         await asyncio.wait({running.running})
         assert running.running.exception() is None
+
+
+async def test_who_waits_for_a_change_is_told_apart_by_the_variant_that_answers(
+    tmp_path: Path,
+) -> None:
+    class Renaming(Prepared):
+        async def __call__(self, variant: str) -> Setup:
+            made = await super().__call__(variant)
+            return replace(made, boundary=Boundary(aliases={"any": "new"}))
+
+    async with changeable(tmp_path, Renaming(tmp_path, other=())) as running:
+        changing = asyncio.create_task(change(running, "other"))
+        await until(lambda: not running.rooms.admission.open, "the gate is shut")
+        asked = Callers.admin | {"x-fake": "seen"}
+        async with running.client.post(
+            "/v1/responses", json={"model": "any"}, headers=asked
+        ) as answer:
+            seen = base64.b64decode((await answer.json())["body"])
+        assert json.loads(seen) == {"model": "new"}
+        assert (await changing)[0] == 200
