@@ -346,9 +346,10 @@ class Visit:
             message = f"the engine's answer cannot be translated: {error}"
             return Refusal(502, "engine_answer_unreadable", message)
         finally:
-            # Until its connection is closed, vLLM has not heard that nobody wants the rest.
-            if upstream and not upstream.ended:
-                upstream.drop()
+            # Not sooner: a slow client may have its answer yet to take, and the next to ask would
+            # be given what is read from it then.
+            if upstream:
+                upstream.leave()
         return None
 
     async def _pass_on(self, upstream: Connection, back: Back | None) -> None:

@@ -40,7 +40,7 @@ class Upstream:
     async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> "Connection":
         """Send one request and return once the answer's head is there.
 
-        The connection is the caller's until it has ``ended``, or ``drop``.
+        The connection is the caller's until ``leave``.
 
         :raises Lost: there is no answer.
         """
@@ -70,8 +70,8 @@ class Upstream:
         except TimeoutError as error:
             raise Lost(f"no answer in {seconds:g} s") from error
         finally:
-            if connection and not connection.ended:
-                connection.drop()
+            if connection:
+                connection.leave()
         return connection.status, b"".join(parts)
 
     def close(self) -> None:
@@ -139,11 +139,8 @@ class Connection(asyncio.Protocol):
             await self._news()
         data = self._pieces.popleft() if self._pieces else b""
         self._held -= len(data)
-        if self.ended:
-            self._release()
-        elif self._paused and not self._pieces and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
+        if not (self._pieces or self._whole):
+            self._resume()
         return data
 
     @property
@@ -155,6 +152,16 @@ class Connection(asyncio.Protocol):
     def ended(self) -> bool:
         """Whether the whole body has been read."""
         return self._whole and not self._pieces
+
+    def leave(self) -> None:
+        """The caller is done: kept for another's request where the answer was read to its end."""
+        if self.ended and self._keep and not (self._bare or self.gone):
+            self._resume()
+            self._asked = False
+            self.idle_since = time.monotonic()
+            self._idle.append(self)
+        else:
+            self.drop()
 
     def drop(self) -> None:
         """Close at once: an engine that is not done hears that nobody wants the rest."""
@@ -175,18 +182,10 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _release(self) -> None:
-        if self.gone:
-            return
+    def _resume(self) -> None:
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
-        if not self._keep or self._bare:
-            self.drop()
-            return
-        self._asked = False
-        self.idle_since = time.monotonic()
-        self._idle.append(self)
 
     # asyncio.Protocol
 

@@ -14,8 +14,8 @@ from scripts.gateway.scenario import Scenario, Size
 SMALL = Size(0.1)
 # All 10,000 requests.
 WHOLE = {"client-bursts": Size(1.0)}
-# A minute's wait in tests/serve/test_wire.py with limits of its own.
-ELSEWHERE = {"wire-slowloris"}
+# In tests/serve/test_wire.py, with limits that are sooner over.
+ELSEWHERE = {"wire-slowloris", "wire-headers"}
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,13 @@ async def ask(upstream: Upstream, method: str = "GET") -> Connection:
 
 
 async def rest(connection: Connection) -> bytes:
-    parts = [await connection.read()]
-    while not connection.ended:
-        parts.append(await connection.read())
-    return b"".join(parts)
+    try:
+        parts = [await connection.read()]
+        while not connection.ended:
+            parts.append(await connection.read())
+        return b"".join(parts)
+    finally:
+        connection.leave()
 
 
 async def test_an_answer_comes_with_status_headers_and_body(tmp_path: Path) -> None:
@@ -82,6 +85,22 @@ async def test_a_connection_is_used_again_and_a_closed_one_is_not(tmp_path: Path
         assert await rest(await ask(upstream)) == b""
         assert await rest(await ask(upstream)) == b"hello"
         assert server.connections == 2
+
+
+async def test_an_answer_that_was_read_is_its_readers_until_it_leaves(tmp_path: Path) -> None:
+    # Else the next to ask would get the same connection, and the first would read its answer.
+    server = Server([WHOLE], [WHOLE], [WHOLE])
+    async with listening(server, tmp_path) as upstream:
+        first = await ask(upstream)
+        assert await first.read() == b"hello"
+        second = await ask(upstream)
+        assert second is not first
+        assert first.ended
+        assert await rest(second) == b"hello"
+        first.leave()
+        third = await ask(upstream)
+        assert third is first
+        third.leave()
 
 
 async def test_one_that_was_idle_for_long_is_closed(
