@@ -88,7 +88,7 @@ def tried(scenario: Scenario, size: Size, say: Callable[[str], None]) -> dict[st
         try:
             counts = play(scenario, Path(folder), size)
             broken = scenario.rule.broken(counts)
-        except (NotStaged, OSError, TimeoutError) as error:
+        except (NotStaged, OSError, LookupError) as error:
             counts, broken = Counts(), [f"not played: {error!r}"]
     seconds = time.monotonic() - began
     say(f"{scenario.name}: {'; '.join(broken) or 'kept'} ({seconds:.1f} s)")

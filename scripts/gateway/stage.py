@@ -38,7 +38,7 @@ from scripts.gateway.asking import (
     outcome,
 )
 from scripts.gateway.line import Answer, Line
-from scripts.gateway.stand import Stand, stand_of
+from scripts.gateway.stand import NOTHING, Stand, stand_of
 from scripts.gateway.verdict import NO_ANSWER, WHOLE, Counts
 from serve import keyring
 from serve.keeper import descendants
@@ -63,7 +63,7 @@ class Stage:
     port: int
     # What its clients show it, where it asks for keys.
     key: str = ""
-    began: Stand = Stand(0, 0)
+    began: Stand = NOTHING
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     @property
@@ -136,7 +136,10 @@ class Stage:
         raise NotStaged("there is no engine")
 
     async def running(self) -> int:
-        """How many requests the engine works on, as it says itself."""
+        """How many requests the engine works on, as it says itself.
+
+        :raises OSError: there is none. :raises LookupError: it does not say.
+        """
         said = (await fetched(self.socket, "/metrics")).body.decode()
         return int(float(gauge(said, RUNNING)))
 
@@ -240,7 +243,7 @@ class Stage:
         """Whether it holds before long."""
         try:
             await self.until(condition, "")
-        except NotStaged:
+        except (NotStaged, LookupError):
             return False
         return True
 

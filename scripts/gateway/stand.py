@@ -15,6 +15,9 @@ class Stand:
     descriptors: int
 
 
+NOTHING = Stand(0, 0)
+
+
 def stand_of(pid: int, port: int, engine: str) -> Stand:
     """What process ``pid`` holds, which listens on ``port`` and asks at the socket ``engine``; its
     connections to that may stay open.

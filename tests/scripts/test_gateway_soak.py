@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from experiments.record import Record
 from scripts.gateway import soak, systems
 from scripts.gateway.soaking import hands, verdict
 from scripts.gateway.soaking.growth import growth
@@ -136,8 +137,12 @@ def test_a_mixture_that_goes_well_keeps_all_that_was_wanted(tmp_path, monkeypatc
     monkeypatch.setattr(soak, "mixed", mixed)
     monkeypatch.setattr(soak, "give_out", lambda _: secrets)
     monkeypatch.setattr(soak, "wanted", partial(_hurried, soak.wanted))
-    status = soak.main(["--minutes", "0.04", "--every", "0.2", "--json", "--no-record"])
+    monkeypatch.setattr(soak, "MEASUREMENTS", tmp_path / "measurements")
+    monkeypatch.setattr(soak, "REPOSITORY", tmp_path)
+    status = soak.main(["--minutes", "0.04", "--every", "0.2", "--json"])
     summary = json.loads(capsys.readouterr().out)
+    (record,) = (tmp_path / "measurements").iterdir()
+    assert Record.model_validate_json(record.read_bytes()).summary == summary
     missed = {goal["what"] for goal in summary["goals"] if not goal["kept"]}
     # Two seconds after a start memory is anything but flat.
     assert {what for what in missed if not what.startswith(("MiB", "memory"))} == {NOT_TOLD}
@@ -338,6 +343,11 @@ async def test_what_a_gateway_holds_is_seen_from_outside(ready):
         ('data: {"finish_reason":"stop"}\n\n', "cut without a word"),
         ('data: {"finish_reason":"stop"}\n\ndata: [DONE]', "cut without a word"),
         ("", "cut without a word"),
+        (
+            'data: {"id":"cmpl-1","finish_reason":"stop"}\n\n'
+            'data: {"id":"cmpl-2","finish_reason":"stop"}\n\ndata: [DONE]\n\n',
+            "events of several answers: ['cmpl-1', 'cmpl-2']",
+        ),
         ('data: {"error": {"code": 500}}\n\ndata: [DONE]\n\n', "error event engine"),
         (
             'data: {"hal\n\ndata: {"type": "error", "error": {"src": "gateway", "code": "x"}}\n\n',

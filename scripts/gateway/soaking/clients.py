@@ -8,7 +8,7 @@ import asyncio
 import json
 import random
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -141,6 +141,12 @@ def _check(answer: Any) -> None:
     must(ends and all(ends), f"no finish_reason: {ends}")
 
 
+def _check_stream(chunks: Sequence[Any]) -> None:
+    ids = {chunk.id for chunk in chunks}
+    must(len(ids) == 1, f"events of several answers: {ids}")
+    must(any(c.finish_reason for chunk in chunks for c in chunk.choices), "no finish_reason")
+
+
 async def chat(clients: Clients, chance: random.Random) -> str:
     asked = clients.chat(chance, temperature=chance.choice((0, 0.7)))
     _check(await asyncio.to_thread(clients.openai.chat.completions.create, **asked))
@@ -160,7 +166,7 @@ async def chat_stream(clients: Clients, chance: random.Random) -> str:
     asked = clients.chat(chance, stream=True, stream_options={"include_usage": True})
     chunks = [chunk async for chunk in await clients.aopenai.chat.completions.create(**asked)]
     must(chunks and chunks[-1].usage, "no usage at the stream's end")
-    must(any(c.finish_reason for chunk in chunks for c in chunk.choices), "no finish_reason")
+    _check_stream(chunks)
     return WHOLE
 
 
@@ -171,7 +177,7 @@ async def chat_stream_waiting(clients: Clients, chance: random.Random) -> str:
         return list(clients.openai.chat.completions.create(**asked))
 
     chunks = await asyncio.to_thread(read)
-    must(any(c.finish_reason for chunk in chunks for c in chunk.choices), "no finish_reason")
+    _check_stream(chunks)
     return WHOLE
 
 
@@ -180,7 +186,7 @@ async def counted_stream(clients: Clients, chance: random.Random) -> str:
     asked = clients.chat(chance, stream=True)
     chunks = [chunk async for chunk in await clients.counted.chat.completions.create(**asked)]
     must(all(chunk.choices for chunk in chunks), "a chunk that was not asked for")
-    must(any(c.finish_reason for chunk in chunks for c in chunk.choices), "no finish_reason")
+    _check_stream(chunks)
     return WHOLE
 
 

@@ -109,7 +109,8 @@ def streams(site: Site) -> list[Kind]:
         fields = {"logprobs": True, "top_logprobs": 20, "ignore_eos": True}
         asked = site.chat(chance, stream=True, max_tokens=SLOW_TOKENS, **fields)
         async with raw(site.url, buffer=SLOW_BUFFER) as wire:
-            wire.ask("POST", CHAT, site.headers(), asked)
+            key = chance.choice((OPEN, COUNTED))
+            wire.ask("POST", CHAT, site.headers(key), asked)
             status, headers = await wire.head()
             return end_of(status, headers, await wire.whole(headers, SLOW_SECONDS))
 

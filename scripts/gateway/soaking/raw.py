@@ -24,6 +24,7 @@ EVENT = "text/event-stream"
 DONE = "data: [DONE]"
 # The gateway's, the engine's; the name of an event may stand before it.
 ERROR = re.compile(r'(event: error\n)?data: \{("type": ?"error"|"error":)')
+ID = re.compile(r'"id": ?"((?:chat)?cmpl-[^"]*)"')
 FINISHED = re.compile(r'"finish_reason": ?"')
 SAID_BYTES = 300
 Headers = dict[str, str]
@@ -146,6 +147,8 @@ def end_of_events(text: str) -> str:
         return f"error event {code_of(events[0].partition('data: ')[2].encode())}"
     if last != DONE or rest:
         return f"cut without a word after {text[-SAID_BYTES:]!r}"
+    if len(ids := set(ID.findall(text))) > 1:
+        return f"events of several answers: {sorted(ids)}"
     return WHOLE if FINISHED.search(text) else "no finish_reason"
 
 
