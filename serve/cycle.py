@@ -87,18 +87,17 @@ class Cycle(RequestResponseCycle):
     # Not itself a coroutine function: what is not special costs one call, not one more coroutine.
     def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
         """Take one message of the application's."""
+        # Set anew each time: one that was cancelled before it wrote must not hold back the next. An
+        # answer to HEAD has nothing behind its head.
+        hold = MORE in message and self.scope["method"] != "HEAD"
+        self.transport.hold = hold  # type: ignore[attr-defined]
         if message["type"] == "http.response.start":
             self._prepare(message)
-            # An answer to HEAD has nothing behind its head.
-            hold = MORE in message and self.scope["method"] != "HEAD"
-            self.transport.hold = hold  # type: ignore[attr-defined]
         elif self.trailers is not None:
             return self._before_trailers(message)
         elif self.until_close and message["type"] == "http.response.body":
             # The end of the connection says what the length would: any length is right.
             self.expected_content_length = len(message.get("body", b""))
-        elif MORE in message:
-            self.transport.hold = True  # type: ignore[attr-defined]
         # super() costs as much again, and this is done for every chunk.
         return RequestResponseCycle.send(self, message)
 

@@ -81,7 +81,7 @@ class Engine:
 
     ``model`` is the name under which the first token is asked for. ``fallback`` takes the
     place of ``command`` when a start by it fails, the first or a later one. ``changed`` is called
-    after every change of state; ``heard`` says when the engine last sent anything to anybody.
+    after every change of state.
     """
 
     def __init__(  # noqa: PLR0913 - what it runs, and with whom
@@ -93,7 +93,6 @@ class Engine:
         launcher: Launcher | None = None,
         fallback: Command | None = None,
         changed: Callable[[], None] = lambda: None,
-        heard: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.command = command
         self._fallback = fallback
@@ -103,7 +102,6 @@ class Engine:
         self._model = model
         self._limits = limits
         self._changed = changed
-        self._heard = heard
         self._stop = asyncio.Event()
         self._now = State.STOPPED
         self._startlog = StartLog(time.monotonic())
@@ -232,7 +230,7 @@ class Engine:
         watching: set[asyncio.Task[Any]] = {dead, *others}
         hung = None
         if self._limits.hang:
-            asks = probe.until_hung(self._upstream, self._model, self._limits.hang, self._heard)
+            asks = probe.until_hung(self._upstream, self._model, self._limits.hang)
             hung = asyncio.create_task(asks)
             watching.add(hung)
         await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
+import re
 import time
-from collections.abc import Callable
 
 from serve.upstream import Lost, Upstream
 
@@ -13,6 +13,7 @@ ANSWER_SECONDS = 5.0
 # The first token may compile what the warm-up did not meet.
 FIRST_TOKEN_SECONDS = 300.0
 SAID_BYTES = 2000
+WORK = re.compile(rb"^vllm:(?:prompt|generation)_tokens_total(?:{[^}]*})? (\S+)", re.MULTILINE)
 
 
 class ProbeFailed(Exception):
@@ -52,30 +53,38 @@ async def first_token(upstream: Upstream, model: str) -> None:
         raise ProbeFailed(f"first token: status {status}: {told}")
 
 
-async def until_hung(
-    upstream: Upstream, model: str, seconds: float, heard: Callable[[], float]
-) -> None:
-    """Return once the engine has been silent for ``seconds`` although a token was asked for.
+async def until_hung(upstream: Upstream, model: str, seconds: float) -> None:
+    """Return once the engine has done nothing for ``seconds`` although a token was asked for.
 
-    ``heard`` is when it last sent anything to a client, on the clock of ``time.monotonic``: an
-    engine that speaks is not asked. One that refuses does not hang.
+    What it does is read off its own counters: answers that are not streamed are silent for as long
+    as they take, and a probe waits behind them. An engine that refuses does not hang.
     """
+    done = await _work(upstream)
     while True:
         await asyncio.sleep(seconds / 4)
-        if time.monotonic() - heard() < seconds / 4:
+        if (now := await _work(upstream)) != done:
+            done = now
             continue
-        asked = time.monotonic()
         asking = asyncio.create_task(first_token(upstream, model))
+        since = time.monotonic()
         while not asking.done():
-            silent_since = max(asked, heard())
-            left = silent_since + seconds - time.monotonic()
-            if left <= 0:
+            if time.monotonic() - since > seconds:
                 asking.cancel()
                 return
-            await asyncio.wait({asking}, timeout=left)
-        if not asking.cancelled():
-            # What went wrong is for others to see: it answered.
-            asking.exception()
+            await asyncio.wait({asking}, timeout=seconds / 4)
+            if (now := await _work(upstream)) != done:
+                done, since = now, time.monotonic()
+        # What went wrong is for others to see: it answered.
+        asking.exception()
+
+
+async def _work(upstream: Upstream) -> float:
+    """Tokens that the engine has read and said; 0 when it does not tell."""
+    try:
+        _, said = await upstream.fetch("GET", b"/metrics", seconds=ANSWER_SECONDS)
+    except Lost:
+        return 0.0
+    return sum(float(value) for value in WORK.findall(said))
 
 
 async def _health(upstream: Upstream) -> int:

@@ -25,7 +25,6 @@ from serve.flight import GONE, Flight, Flights
 from serve.gate import Gate, spent
 from serve.keys import NOBODY, Key
 from serve.quota import Quota
-from serve.routes import GENERATION
 from serve.telemetry import SEEN, Metrics, Seen
 from serve.translate import Refused
 from serve.translate_json import Unreadable
@@ -92,8 +91,6 @@ class Engines(Protocol):
     @property
     def boundary(self) -> Boundary:
         """What its variant changes of bodies."""
-
-    heard: float
 
     def unready(self, *, patient: bool) -> Refusal | None:
         """Why it is no use to wait; ``patient`` for a client that said how long it would."""
@@ -356,16 +353,13 @@ class Visit:
         if back or (self._withheld and upstream.status == 200):
             await self._changed(upstream, back)
             return
-        answer, meter, engines = self._answer, self._meter, self._proxy.engines
-        generates = self._seen.route in GENERATION
+        answer, meter = self._answer, self._meter
         headers = response_headers(upstream.headers)
         said = [pair for pair in upstream.headers if pair[0] == b"trailer"]
         trailers, more = bool(said), upstream.more
         await answer.start(upstream.status, headers + said, more=more, trailers=trailers)
         while True:
             chunk = await upstream.read()
-            if generates:
-                engines.heard = time.monotonic()
             if meter:
                 meter.feed(chunk)
             if upstream.ended:
@@ -403,7 +397,6 @@ class Visit:
         events = back.events() if back else None
         while not upstream.ended:
             chunk = await upstream.read()
-            self._proxy.engines.heard = time.monotonic()
             if self._meter:
                 self._meter.feed(chunk)
             if self._withheld:

@@ -93,8 +93,6 @@ class Serving:
         self._stopping = False
         self._running: asyncio.Task[None]
         self._was_ready = False
-        # When the engine last sent a client something that it had generated.
-        self.heard = 0.0
         self._put(first)
 
     def _put(self, setup: Setup) -> None:
@@ -106,7 +104,6 @@ class Serving:
             launcher=setup.launcher or Execute(),
             fallback=setup.fallback,
             changed=self._engine_changed,
-            heard=lambda: self.heard,
         )
         self._upstream = Upstream(str(setup.command.socket))
 

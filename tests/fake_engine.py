@@ -51,6 +51,8 @@ TRACEBACK = (
 )
 # Not empty once the core behind the front end is dead.
 SICK: list[bool] = []
+# Not empty once the core hangs: the front end answers, and no token comes.
+HUNG: list[bool] = []
 
 
 @dataclass
@@ -100,6 +102,9 @@ class FakeEngine:
         self.running = 0
         self.aborted = 0
         self.answered = 0
+        self.said = 0
+        # As many sequences as are worked on at once; whoever comes then waits.
+        self.slots = asyncio.Semaphore(options.slots)
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = Channel(reader, writer)
@@ -123,7 +128,10 @@ class FakeEngine:
             elif path == "/v1/models":
                 await answer_json(channel, {"object": "list", "data": [MODEL]})
             elif path.endswith("/completions"):
-                await self.complete(request, channel, chat="chat" in path)
+                async with self.slots:
+                    if HUNG:
+                        await channel.wait(None)
+                    await self.complete(request, channel, chat="chat" in path)
             else:
                 await echo(request, channel)
         except ConnectionError:
@@ -141,6 +149,9 @@ class FakeEngine:
             "# HELP fake_aborted_total Requests whose client left.",
             "# TYPE fake_aborted_total counter",
             f"fake_aborted_total {self.aborted}.0",
+            "# HELP vllm:generation_tokens_total Number of generation tokens processed.",
+            "# TYPE vllm:generation_tokens_total counter",
+            f'vllm:generation_tokens_total{{engine="0",model_name="tiny"}} {self.said}.0',
         ]
         return "\n".join([*lines, ""]).encode()
 
@@ -152,7 +163,9 @@ class FakeEngine:
         seconds = asked.get("token_seconds", self.options.slow_tokens)
         shape = chat_chunk if chat else text_chunk
         if not asked.get("stream"):
-            await channel.wait(seconds * len(tokens))
+            for _ in tokens if seconds else ():
+                await channel.wait(seconds)
+                self.said += 1
             choice = {"index": 0, "finish_reason": "length"}
             whole = "".join(tokens)
             choice |= {"message": message(whole)} if chat else {"text": whole}
@@ -166,6 +179,7 @@ class FakeEngine:
             await channel.head("200 OK", kind, "Transfer-Encoding: chunked")
             for number, token in enumerate(tokens):
                 await channel.wait(seconds)
+                self.said += 1
                 await channel.chunk(event(shape(token)))
                 if self.options.crash_mid_stream and number == 1:
                     os._exit(9)
@@ -291,6 +305,11 @@ async def core_dies(_: Request, channel: Channel) -> None:
     await channel.answer("500 Internal Server Error", b"{}")
 
 
+async def core_hangs(_: Request, channel: Channel) -> None:
+    HUNG.append(True)
+    await channel.answer("200 OK", b"{}")
+
+
 async def crash(_: Request, __: Channel) -> None:
     print("torch.OutOfMemoryError: CUDA out of memory.", flush=True)
     os._exit(9)
@@ -307,6 +326,7 @@ FAULTS: dict[str, Callable[[Request, Channel], Awaitable[None]]] = {
     "silent": silent,
     "crash": crash,
     "core-dies": core_dies,
+    "core-hangs": core_hangs,
     "seen": seen,
     "say": say,
 }
@@ -331,6 +351,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--crash-after", type=float, metavar="S", help="after the first completion")
     parser.add_argument("--crash-mid-stream", action="store_true")
     parser.add_argument("--hang", action="store_true", help="accept, never answer")
+    parser.add_argument("--slots", type=int, default=10_000, metavar="N")
     parser.add_argument("--slow-tokens", type=float, default=0, metavar="S")
     parser.add_argument("--garbage", action="store_true", help="binary output without line ends")
     parser.add_argument("--ignore-sigterm", action="store_true")

@@ -40,12 +40,12 @@ async def killed(folder: Path, size: Size) -> Counts:
     async with stage(folder, settings=FEW) as made:
         askings = await crowd(made, size.of(200))
         os.kill(made.engine, signal.SIGKILL)
-        return await replaced(made, askings)
+        return await replaced(made, askings, {})
 
 
-async def replaced(made: Stage, askings: list[Asking]) -> Counts:
+async def replaced(made: Stage, askings: list[Asking], held: dict[str, bool]) -> Counts:
     """The counts once another engine answers."""
-    counts = Counts()
+    counts = Counts(held=held)
     counts.again_seconds = await made.until_again(time.monotonic())
     await made.counted(askings, counts)
     counts.held["the engine was started again, once"] = (
@@ -57,11 +57,18 @@ async def replaced(made: Stage, askings: list[Asking]) -> Counts:
 
 async def hung(folder: Path, size: Size) -> Counts:
     """SIGSTOP to the engine and all below it: every connection stands, nothing comes."""
-    settings = {"PREHEAT_HANG_SECONDS": "1", "PREHEAT_STOP_SECONDS": "0.5"}
+    settings = {"PREHEAT_HANG_SECONDS": "1", "PREHEAT_STOP_SECONDS": "2"}
     async with stage(folder, settings=FEW | settings) as made:
         askings = await crowd(made, size.of(200))
-        os.kill(made.engine, signal.SIGSTOP)
-        return await replaced(made, askings)
+        engine = made.engine
+        os.kill(engine, signal.SIGSTOP)
+
+        async def seen() -> bool:
+            return not await made.is_ready()
+
+        await made.until(seen, "seen to hang")
+        ended = not Path(f"/proc/{engine}").exists()
+        return await replaced(made, askings, {"nobody is sent to it while it is ended": not ended})
 
 
 async def core_dead(folder: Path, size: Size) -> Counts:
@@ -69,16 +76,16 @@ async def core_dead(folder: Path, size: Size) -> Counts:
     async with stage(folder, settings=FEW) as made:
         askings = await crowd(made, size.of(200))
         os.kill(made.engine, faulty.SICK)
-        return await replaced(made, askings)
+        return await replaced(made, askings, {})
 
 
 async def slow(folder: Path, size: Size) -> Counts:
     """Answers that take longer than the watchdog's patience, and longer than clients wait."""
-    async with stage(folder, settings={"PREHEAT_HANG_SECONDS": "1"}) as made:
+    async with stage(folder, settings={"PREHEAT_HANG_SECONDS": "2"}) as made:
         number = size.of(20)
         askings = [
-            *await made.several(number, stream=True, tokens=8, gap=0.4),
-            *await made.several(number, first=3),
+            *await made.several(number, stream=True, tokens=8, gap=0.6),
+            *await made.several(number, first=4.5),
             *await made.several(number, first=PATIENCE_SECONDS, timeout=0.5),
             *await made.several(number, stream=True, timeout=0.5, **LONG),
         ]

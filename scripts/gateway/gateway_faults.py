@@ -77,12 +77,12 @@ async def clock(folder: Path, size: Size) -> Counts:
         "PYTHONPATH": os.pathsep.join(map(str, (JUMPING, REPOSITORY))),
         "PREHEAT_KEYS_FILE": str(folder / "few.json"),
         "PREHEAT_KEYS": FREE,
-        "PREHEAT_HANG_SECONDS": "1",
+        "PREHEAT_HANG_SECONDS": "2",
         "PREHEAT_STOP_SECONDS": "0.5",
     }
     async with stage(folder, settings=settings, key=FREE) as made:
         counts, number = Counts(), size.of(10)
-        askings = await made.several(number, first=2, timeout=20)
+        askings = await made.several(number, first=2.5, timeout=20)
         askings += await made.several(number, fault="silent", timeout=1)
         askings += await made.several(20, headers=(bearer(few),))
         counts.held["the gateway's wall clock jumps"] = await _jumps(made)

@@ -89,7 +89,6 @@ class Engines:
 
     ready = True
     boundary: Boundary = UNBOUND
-    heard = 0.0
 
     def __init__(self, upstream: Any) -> None:
         self.upstream = upstream

@@ -151,6 +151,13 @@ class Stage:
         """What the gateway holds now."""
         return stand_of(self.process.pid, self.port, self.socket)
 
+    async def is_ready(self) -> bool:
+        """Whether it says that it answers."""
+        try:
+            return (await self.fetch("/ready")).status == 200
+        except OSError:
+            return False
+
     async def is_idle(self) -> bool:
         """Whether nobody is connected and nothing runs, by the kernel's, the engine's and the
         gateway's own account.
@@ -214,11 +221,17 @@ class Stage:
         until = time.monotonic() + PATIENCE_SECONDS / 2
         while True:
             now = self.stand()
-            counts.running = await self.running()
             counts.connections = now.connections - self.began.connections
             counts.descriptors = now.descriptors - self.began.descriptors
-            calm = not (counts.running or counts.connections or counts.descriptors)
-            if calm or time.monotonic() > until:
+            with contextlib.suppress(OSError):
+                # There may be none just now.
+                counts.running = await self.running()
+            left = (counts.running, counts.connections, counts.descriptors)
+            if not any(left) and counts.running is not None:
+                return
+            if time.monotonic() > until:
+                if counts.running is None:
+                    raise NotStaged(f"no engine answers\n{self.said[-2000:]}")
                 return
             await asyncio.sleep(POLL_SECONDS)
 
@@ -268,7 +281,7 @@ async def stage(
     made.key = key
     try:
         if ready:
-            await made.until(lambda: _ready(made), "ready")
+            await made.until(made.is_ready, "ready")
             await made.until(made.is_alone, "alone")
             made.began = made.stand()
         yield made
@@ -309,13 +322,6 @@ def gone(process: "subprocess.Popen[bytes]") -> None:
         for pid in below:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-async def _ready(made: Stage) -> bool:
-    try:
-        return (await made.fetch("/ready")).status == 200
-    except OSError:
-        return False
 
 
 def free_port() -> int:

@@ -278,13 +278,24 @@ async def test_an_engine_that_hangs_is_ended_and_what_it_said_ends_with_an_error
         assert not alive(pid)
 
 
-async def test_an_engine_that_speaks_is_not_asked_and_one_that_idles_is(tmp_path: Path) -> None:
-    async with gateway(tmp_path, limits=replace(PATIENT, hang=4)) as running:
+async def test_an_engine_that_is_busy_with_whole_answers_does_not_hang(tmp_path: Path) -> None:
+    # A probe waits behind them, and nothing is sent to anybody until they are done.
+    async with gateway(tmp_path, "--slots", "1", limits=replace(PATIENT, hang=1)) as running:
         await until_ready(running.engine)
-        asked = {"prompt": "p", "stream": True, "token_seconds": 0.01, "max_tokens": 50}
+        asked = {"prompt": "p", "token_seconds": 0.2, "max_tokens": 15}
         async with running.client.post("/v1/completions", json=asked) as answer:
-            assert (await answer.read()).endswith(b"data: [DONE]\n\n")
-        # Two looks, of which one asks for a token.
-        await asyncio.sleep(2.5)
-        assert running.engine.ready
+            assert answer.status == 200
         assert running.engine.status.restarts == 0
+
+
+@pytest.mark.usefixtures("no_back_off")
+async def test_answers_of_the_front_end_do_not_hide_that_the_core_hangs(tmp_path: Path) -> None:
+    async with gateway(tmp_path, limits=replace(PATIENT, stop=0.2, hang=1)) as running:
+        await until_ready(running.engine)
+        async with running.client.post("/v1/responses", headers={"x-fake": "core-hangs"}):
+            pass
+        refused = {"x-fake": "refused"}
+        while not running.engine.status.restarts:
+            async with running.client.post("/v1/completions", json={}, headers=refused):
+                await asyncio.sleep(0.05)
+        await until_ready(running.engine)

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import ClientResponse
 
 from serve.admission import Bounds
+from serve.wire import WireLimits
 from tests.serve.live import ROOMY, WAITING, Gateway, gateway, until, until_ready
 
 ONE = Bounds(at_work=1, waiting=1, held_bytes=2000)
@@ -48,6 +49,7 @@ async def test_one_waits_and_the_next_is_told_when_to_come_again(tmp_path: Path)
                 assert 1 <= int(third.headers["retry-after"]) <= 60
             assert "preheat_requests_waiting 1.0" in await running.metrics()
         assert await second == 200
+        await until(lambda: running.rooms.admission.at_work == 0, "nothing is at work")
         assert "preheat_requests_in_flight 0.0" in await running.metrics()
 
 
@@ -96,6 +98,21 @@ async def test_the_gateways_own_deadline_holds_where_a_client_names_none(tmp_pat
         running.client.post("/v1/completions", json=SLOW | {"stream": False}) as answer,
     ):
         assert await code(answer) == (504, "deadline_exceeded")
+
+
+async def test_a_slow_readers_stream_that_is_cut_ends_with_an_error_event_too(
+    tmp_path: Path,
+) -> None:
+    wired = WireLimits(write_buffer=10_000)
+    async with narrow(tmp_path, wired=wired) as running:
+        asked = {"prompt": "p" * 30_000, "stream": True, "max_tokens": 300}
+        headers = {"x-request-timeout": "1"}
+        asking = running.client.post("/v1/completions", json=asked, headers=headers)
+        async with asking as answer:
+            # Meanwhile it reads nothing: what is on the way fills up, and the gateway waits.
+            await until(lambda: len(running.rooms.flights) == 0, "cut")
+            last = (await answer.read()).strip().rpartition(b"\n\n")[2]
+        assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "deadline_exceeded"
 
 
 @pytest.mark.parametrize("seconds", ["", "soon", "0", "-1", "nan", "1s"])
