@@ -168,6 +168,7 @@ class Visit:
         self._meter: Meter | None = None
         self._withheld: Withheld | None = None
         self._held = 0
+        self._asked = False
 
     async def refusal(self) -> Refusal | None:
         """Serve it. Why not, or not to its end, if so.
@@ -217,7 +218,7 @@ class Visit:
     @property
     def _worked_on(self) -> bool:
         """Whether the engine did work for it: not when it refused, died, or was never asked."""
-        return self._seen.queued is not None and self._answer.status in (0, 200, DEADLINE.status)
+        return self._asked and self._answer.status in (0, 200)
 
     async def _with_body(self) -> Refusal | None:
         admission, most = self._proxy.admission, self._proxy.patience.body_bytes
@@ -332,12 +333,15 @@ class Visit:
         if query := scope["query_string"]:
             target += b"?" + query
         upstream = None
+        self._asked = True
         try:
             upstream = await engines.upstream.ask(scope["method"], target, headers, body)
             await self._pass_on(upstream, back if upstream.status == 200 else None)
         except Unreachable:
+            self._asked = False
             raise
         except Lost as error:
+            self._asked = self._answer.started
             return lost(error)
         except Unreadable as error:
             message = f"the engine's answer cannot be translated: {error}"

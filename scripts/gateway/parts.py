@@ -1,7 +1,7 @@
-"""What each part of the gateway's way costs: as it ships, beside it with one part a library's own.
+"""What each part of the gateway's way costs: as it ships, and with one part a library's own.
 
-All are asked in turn, in an order drawn anew each round, by clients who ask again as soon as they have
-their answer; what counts is the CPU time that the gateway took for a request.
+All are asked in turn, in an order drawn anew each round, by clients who ask again as soon as they
+have their answer; what counts is the CPU time that the gateway took for a request.
 """
 
 import argparse

@@ -117,11 +117,13 @@ async def test_tokens_are_charged_as_the_engine_counts_them(
     assert {line.rpartition("kind=")[2] for line in said} == {'"read"} 6.0', '"said"} 10.0'}
 
 
-async def test_what_the_engine_refused_costs_nothing(tmp_path: Path) -> None:
+async def test_what_the_engine_refused_or_died_of_costs_nothing(tmp_path: Path) -> None:
     async with keyed(tmp_path, tokens_per_minute=10) as (running, headers):
         for _ in range(5):
             sent = headers | {"x-fake": "refused"}
             assert (await complete(running, sent, prompt="long " * 100))[0] == 400
+        sent = headers | {"x-fake": "crash"}
+        assert (await complete(running, sent, prompt="long " * 100))[0] == 502
         assert (await complete(running, headers))[0] == 200
 
 
