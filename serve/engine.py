@@ -36,7 +36,7 @@ FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 30.0
 # Ready for this long, a death is a new trouble and not the same one again.
 STABLE_SECONDS = 60.0
-# One that was never ready has nothing to finish, and vLLM's front end takes no SIGTERM then.
+# Of one that has nothing to finish; vLLM's front end takes no SIGTERM before it is ready.
 START_GRACE = 1.0
 
 
@@ -213,9 +213,12 @@ class Engine:
         finally:
             starting.cancel()
             stopping.cancel()
-            if self._stop.is_set():
+            if ready_since or self._stop.is_set():
+                # Nobody is to be sent to one that is about to be stopped, or is dead.
                 self._state = State.DRAINING
-            grace = self._limits.stop if ready_since else min(START_GRACE, self._limits.stop)
+            # One that hangs, or was never ready, has nothing to finish.
+            finishes = ready_since and not reason
+            grace = self._limits.stop if finishes else min(START_GRACE, self._limits.stop)
             code = await self._end(process, ended, grace)
             await self._finish(reading)
         if not self._stop.is_set():

@@ -6,6 +6,7 @@ or a disk that is full costs lines, which are counted; it costs no request.
 
 import json
 import logging
+import os
 import queue
 import sys
 import threading
@@ -100,7 +101,12 @@ class Writer(logging.Handler):
 
 def configure_logging(form: Literal["text", "json"]) -> Writer:
     """Send every record to standard error in one form."""
-    writer = Writer(sys.stderr)
+    # A descriptor of its own: a thread that is stuck in sys.stderr's would hold up the end of the
+    # interpreter, which flushes that.
+    stream = os.fdopen(
+        os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="backslashreplace"
+    )
+    writer = Writer(stream)
     writer.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[writer], force=True)
     # uvicorn announces itself in five lines that say less than our two.

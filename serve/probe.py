@@ -66,16 +66,18 @@ async def until_hung(upstream: Upstream, model: str, seconds: float) -> None:
             done = now
             continue
         asking = asyncio.create_task(first_token(upstream, model))
-        since = time.monotonic()
-        while not asking.done():
-            if time.monotonic() - since > seconds:
-                asking.cancel()
-                return
-            await asyncio.wait({asking}, timeout=seconds / 4)
-            if (now := await _work(upstream)) != done:
-                done, since = now, time.monotonic()
         # What went wrong is for others to see: it answered.
-        asking.exception()
+        asking.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        since = time.monotonic()
+        try:
+            while not asking.done():
+                if time.monotonic() - since > seconds:
+                    return
+                await asyncio.wait({asking}, timeout=seconds / 4)
+                if (now := await _work(upstream)) != done:
+                    done, since = now, time.monotonic()
+        finally:
+            asking.cancel()
 
 
 async def _work(upstream: Upstream) -> float:

@@ -35,6 +35,7 @@ CHANGED_AWAY = Refusal(
     "the engine is being changed, and the request took longer than the drain time",
     headers={"retry-after": "2"},
 )
+ENDS = "the gateway ends"
 STOPPED = Refusal(503, "gateway_stopping", "the gateway stops", headers={"connection": "close"})
 
 
@@ -179,12 +180,13 @@ class Serving:
             while not self._running.done():
                 asked = asyncio.create_task(self._asked.get())
                 await asyncio.wait({self._running, asked}, return_when=asyncio.FIRST_COMPLETED)
-                if self._running.done():
-                    asked.cancel()
-                else:
+                if asked.done():
                     await self._carry_out(asked.result())
+                asked.cancel()
         finally:
             self._upstream.close()
+            while not self._asked.empty():
+                await self._not_changed(self._asked.get_nowait(), ENDS)
             await _closed(self._setup)
         self._running.result()
 
@@ -198,7 +200,11 @@ class Serving:
         self._changing = True
         try:
             began, done = time.monotonic(), asyncio.get_running_loop().create_future()
-            self._asked.put_nowait(Change(await prepare(variant), began, done))
+            setup = await prepare(variant)
+            if self._stopping or self._running.done():
+                await _closed(setup)
+                return STOPPED
+            self._asked.put_nowait(Change(setup, began, done))
             # Whoever asked may leave; what was begun is ended.
             return await asyncio.shield(done)
         finally:
@@ -206,26 +212,42 @@ class Serving:
 
     async def _carry_out(self, change: Change) -> None:
         before, after = self._setup, change.setup
-        logger.info("changing from %s to %s", before.name, after.name)
-        await self._drain()
+        if not self._stopping:
+            logger.info("changing from %s to %s", before.name, after.name)
+            await self._drain()
+        if self._stopping or self._running.done():
+            # Who was accepted is served by the engine that is there.
+            self._engine_changed()
+            await self._not_changed(change, ENDS)
+            return
         fault = await self._replace(after)
         if fault and not self._stopping:
             logger.error("%s did not get ready, back to %s: %s", after.name, before.name, fault)
             if again := await self._replace(before):
                 logger.error("%s did not get ready again: %s", before.name, again)
-            await _closed(after)
-        elif not fault:
+        if fault:
+            await self._not_changed(change, fault)
+        if self._setup is after:
             await _closed(before)
+        if fault:
+            return
         seconds = time.monotonic() - change.began
-        change.done.set_result(Changed(self._setup.name, seconds, fault))
+        change.done.set_result(Changed(self._setup.name, seconds))
+
+    async def _not_changed(self, change: Change, why: str) -> None:
+        await _closed(change.setup)
+        seconds = time.monotonic() - change.began
+        change.done.set_result(Changed(self._setup.name, seconds, why))
 
     async def _drain(self) -> None:
-        """No more turns; those at work have the drain time."""
+        """No more turns; those at work have the drain time, unless all is to end anyway."""
         self._admission.shut()
         until = time.monotonic() + self._drain_seconds
-        while self._admission.at_work and time.monotonic() < until:
+        while self._admission.at_work and not self._stopping:
+            if time.monotonic() > until:
+                self._flights.end(CHANGED_AWAY, at_work=True)
+                return
             await asyncio.sleep(POLL_SECONDS)
-        self._flights.end(CHANGED_AWAY, at_work=True)
 
     async def _replace(self, setup: Setup) -> str:
         """Stop the engine and start that of ``setup``. Why it did not get ready, or nothing."""
@@ -233,7 +255,7 @@ class Serving:
         await asyncio.wait({self._running})
         self._upstream.close()
         if self._stopping:
-            return "the gateway stops"
+            return ENDS
         self._put(setup)
         self._running = asyncio.create_task(self._engine.run())
         while not (self._engine.ready or self._running.done()):

@@ -3,6 +3,8 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from serve import run
 from serve.preflight import bind
-from tests.serve.live import alive, assert_gone, descendants, family, process, wait_for
+from tests.serve.live import SERVED, alive, assert_gone, descendants, family, process, wait_for
 
 
 def stream(url: str, *, tokens: int, token_seconds: float) -> httpx.Request:
@@ -102,6 +104,34 @@ def until_refused(url: str) -> None:
         except httpx.TransportError:
             return
     pytest.fail("still listening")
+
+
+def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_the_end(tmp_path: Path) -> None:
+    env = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path), "PREHEAT_CHECK_MEMORY": "false"}
+    with bind("127.0.0.1", 0) as free:
+        env["PORT"] = str(port(free))
+    url = f"http://127.0.0.1:{env['PORT']}"
+    argv = [sys.executable, str(SERVED)]
+    with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, start_new_session=True) as served:
+        try:
+            wait_for(lambda: is_ready(url), "ready")
+            with httpx.Client() as client:
+                # More lines than a pipe has room for.
+                statuses = {client.get(f"{url}/v1/models").status_code for _ in range(2000)}
+                lost = client.get(f"{url}/metrics").text
+            assert statuses == {200}
+            assert "preheat_log_lines_lost" in lost
+            served.send_signal(signal.SIGTERM)
+            assert served.wait(40) == 0
+        finally:
+            served.kill()
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/ready").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_killing_the_gateway_leaves_no_process(tmp_path: Path) -> None:

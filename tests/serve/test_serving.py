@@ -199,6 +199,40 @@ async def test_a_stop_in_the_middle_of_a_change_ends_it(tmp_path: Path) -> None:
         assert running.running.exception() is None
 
 
+async def test_a_stop_while_a_change_drains_leaves_the_engine_to_those_who_were_accepted(
+    tmp_path: Path,
+) -> None:
+    async with changeable(tmp_path, Prepared(tmp_path, other=()), drain_seconds=30) as running:
+        asked = {"prompt": "p", "stream": True, "token_seconds": 0.05, "max_tokens": 20}
+        stream = running.client.post("/v1/completions", json=asked, headers=Callers.admin)
+        async with stream as answer:
+            assert (await answer.content.readline()).startswith(b"data: ")
+            changing = asyncio.create_task(change(running, "other"))
+            await until(lambda: not running.rooms.admission.open, "the gate is shut")
+            waiting = asyncio.create_task(until_answered(running))
+            await until(lambda: running.rooms.admission.waiting == 1, "queued")
+            # As at a SIGTERM: no more requests, and those that were taken go on.
+            running.rooms.serving.close()
+            status, told = await changing
+            assert (status, told["error"]["code"]) == (500, "change_failed")
+            assert await waiting == 200
+            assert (await answer.content.read()).endswith(b"data: [DONE]\n\n")
+        assert running.engine.ready
+
+
+async def test_a_change_that_is_prepared_when_all_ends_is_answered_and_left(tmp_path: Path) -> None:
+    prepared = Prepared(tmp_path, other=())
+    prepared.hold = asyncio.Event()
+    async with changeable(tmp_path, prepared) as running:
+        changing = asyncio.create_task(change(running, "other"))
+        await until(lambda: bool(prepared.asked), "asked")
+        running.rooms.serving.stop()
+        await asyncio.wait({running.running})
+        prepared.hold.set()
+        status, told = await changing
+        assert (status, told["error"]["code"]) == (503, "gateway_stopping")
+
+
 async def test_who_waits_for_a_change_is_told_apart_by_the_variant_that_answers(
     tmp_path: Path,
 ) -> None:
