@@ -20,8 +20,9 @@ from serve.engine import Status
 from serve.errors import Refusal, ServeError, refusal_body
 from serve.flight import Flights
 from serve.gate import Gate
+from serve.keys import Key
 from serve.proxy import Patience, Proxy
-from serve.routes import ADMIN, FORWARDED, OPEN, OWN, finder
+from serve.routes import ADMIN, FORWARDED, OPEN, OWN, UNKNOWN, finder
 from serve.serving import Changed, Prepare, Serving
 from serve.telemetry import SEEN, Metrics, Observed
 from serve.tracing import Tracer
@@ -66,7 +67,7 @@ def create_app(rooms: Rooms) -> ASGIApp:
             if scope["method"] in seen.route.methods:
                 await proxy(scope, receive, send)
             else:
-                await Answer(send).refuse(_wrong_method(scope, seen.route.methods))
+                await _refuse(scope, send, _wrong_method(scope, seen.route.methods))
         else:
             await own(scope, receive, send)
 
@@ -76,16 +77,17 @@ def create_app(rooms: Rooms) -> ASGIApp:
 
 def guarded(app: ASGIApp, gate: Gate) -> ASGIApp:
     """The gateway's own paths; all but the first two ask for a key where keys are on."""
-    free, admin = frozenset(OPEN), frozenset(ADMIN)
+    free = frozenset(OPEN)
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (route := scope[SEEN].route) not in free:
-            ask = gate.admin if route in admin else gate.caller
-            key = ask(scope["headers"])
+            key = gate.caller(scope["headers"])
+            if isinstance(key, Key):
+                scope[SEEN].key = key.id
+                key = gate.admitted(key, route) if route is not UNKNOWN else key
             if isinstance(key, Refusal):
-                await Answer(send).refuse(key)
+                await _refuse(scope, send, key)
                 return
-            scope[SEEN].key = key.id
         await app(scope, receive, send)
 
     return guard
@@ -133,6 +135,7 @@ def _own(rooms: Rooms) -> FastAPI:
         # Not request.url: it is built with the client's Host header and fails on a bad one.
         message = f"{request.method} {request.scope['path']}: {error.detail.lower()}"
         code = "method_not_allowed" if error.status_code == 405 else "unknown_route"
+        request.scope[SEEN].refused = code
         return _told(Refusal(error.status_code, code, message, headers=error.headers or {}))
 
     @app.exception_handler(Exception)
@@ -165,6 +168,11 @@ def _outcome(outcome: Changed, wanted: str) -> JSONResponse:
         message = f"{wanted} did not get ready, {outcome.variant} is served: {outcome.fault}"
         return _told(Refusal(500, "change_failed", message))
     return JSONResponse({"variant": outcome.variant, "seconds": round(outcome.seconds, 3)})
+
+
+async def _refuse(scope: Scope, send: Send, refusal: Refusal) -> None:
+    scope[SEEN].refused = refusal.code
+    await Answer(send).refuse(refusal)
 
 
 def _told(refusal: Refusal) -> JSONResponse:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from serve.errors import Refusal
 from serve.keys import NOBODY, Key, Keys
 from serve.quota import Quota, Spent
+from serve.routes import ADMIN, Route
 
 BEARER = b"bearer "
 MISSING = Refusal(
@@ -46,17 +47,15 @@ class Gate:
             return MISSING
         return self._keys.find(secret) or WRONG
 
-    def visitor(self, headers: Iterable[tuple[bytes, bytes]], route: str) -> Key | Refusal:
-        """Who asks for ``route``, if it may be asked for."""
-        key = self.caller(headers)
-        if isinstance(key, Refusal) or key.allows(route):
+    def admitted(self, key: Key, route: Route) -> Key | Refusal:
+        """``key``, if it may use ``route``; what changes the appliance, nobody may where keys are
+        off.
+        """
+        if key.allows(route.path):
             return key
-        return Refusal(403, "route_not_allowed", f"key {key.id} may not use {route}")
-
-    def admin(self, headers: Iterable[tuple[bytes, bytes]]) -> Key | Refusal:
-        """Who asks for what changes the appliance; where keys are off, nobody may."""
-        key = self.caller(headers)
-        return key if isinstance(key, Refusal) or key.admin else NO_ADMIN
+        if route in ADMIN:
+            return NO_ADMIN
+        return Refusal(403, "route_not_allowed", f"key {key.id} may not use {route.path}")
 
     def quota(self, key: Key) -> Quota | None:
         """What ``key`` has used, where it has a limit."""

@@ -17,7 +17,7 @@ from serve.cli import positive, spoken
 from serve.errors import ConfigError, nearest
 from serve.keyring import KeyringError, Record, Records
 from serve.keys import digest_of, new_secret
-from serve.routes import FORWARDED
+from serve.routes import FORWARDED, OWN
 from serve.settings import read_settings, variable
 
 VARIABLE = variable("keys_file")
@@ -123,10 +123,10 @@ def _routes(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     patterns = tuple(word.strip() for word in text.split(","))
+    known = [route.path for route in (*FORWARDED, *OWN)]
     for pattern in patterns:
-        if not any(fnmatchcase(route.path, pattern) for route in FORWARDED):
-            known = [route.path for route in FORWARDED]
-            said = f"note: no client route fits {pattern!r}{nearest(pattern, known)}"
+        if not any(fnmatchcase(path, pattern) for path in known):
+            said = f"note: no route fits {pattern!r}{nearest(pattern, known)}"
             print(spoken(said), file=sys.stderr)
     return patterns
 

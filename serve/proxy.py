@@ -175,10 +175,12 @@ class Visit:
 
         :raises ClientGone: before its body was there.
         """
-        key = self._proxy.gate.visitor(self._scope["headers"], self._route)
+        key = self._proxy.gate.caller(self._scope["headers"])
         if isinstance(key, Refusal):
             return key
         self._key, self._seen.key = key, key.id
+        if isinstance(denied := self._proxy.gate.admitted(key, self._seen.route), Refusal):
+            return denied
         seconds = asked_seconds(self._scope["headers"])
         if isinstance(seconds, Refusal):
             return seconds

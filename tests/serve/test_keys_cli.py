@@ -85,7 +85,7 @@ def test_for_programs_a_new_key_is_told_with_its_secret_and_without_its_digest(
 
 def test_a_route_that_no_client_can_ask_for_is_noted(path: Path, capsys: Told) -> None:
     err = said(capsys, "add", "--file", path, "--routes", "/v1/model,/v1/chat/*")[1]
-    assert "note: no client route fits '/v1/model' (did you mean /v1/models?)\n" in err
+    assert "note: no route fits '/v1/model' (did you mean /v1/models?)\n" in err
     assert "/v1/chat" not in err
 
 
