@@ -59,10 +59,11 @@ async def until_hung(upstream: Upstream, model: str, seconds: float) -> None:
     What it does is read off its own counters: answers that are not streamed are silent for as long
     as they take, and a probe waits behind them. An engine that refuses does not hang.
     """
-    done = await _work(upstream)
+    patience = min(ANSWER_SECONDS, seconds / 4)
+    done = await _work(upstream, 0.0, patience)
     while True:
         await asyncio.sleep(seconds / 4)
-        if (now := await _work(upstream)) != done:
+        if (now := await _work(upstream, done, patience)) != done:
             done = now
             continue
         asking = asyncio.create_task(first_token(upstream, model))
@@ -74,18 +75,18 @@ async def until_hung(upstream: Upstream, model: str, seconds: float) -> None:
                 if time.monotonic() - since > seconds:
                     return
                 await asyncio.wait({asking}, timeout=seconds / 4)
-                if (now := await _work(upstream)) != done:
+                if (now := await _work(upstream, done, patience)) != done:
                     done, since = now, time.monotonic()
         finally:
             asking.cancel()
 
 
-async def _work(upstream: Upstream) -> float:
-    """Tokens that the engine has read and said; 0 when it does not tell."""
+async def _work(upstream: Upstream, before: float, seconds: float) -> float:
+    """Tokens that the engine has read and said; as ``before`` when it does not tell in time."""
     try:
-        _, said = await upstream.fetch("GET", b"/metrics", seconds=ANSWER_SECONDS)
+        _, said = await upstream.fetch("GET", b"/metrics", seconds=seconds)
     except Lost:
-        return 0.0
+        return before
     return sum(float(value) for value in WORK.findall(said))
 
 
