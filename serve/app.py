@@ -27,6 +27,8 @@ from serve.serving import Changed, Prepare, Serving
 from serve.telemetry import SEEN, Metrics, Observed
 from serve.tracing import Tracer
 
+# Of a body that names a variant.
+MOST_BYTES = 4096
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -128,7 +130,14 @@ def _own(rooms: Rooms) -> FastAPI:
     @app.post("/admin/variant")
     async def change(request: Request) -> JSONResponse:
         """Serve another variant; answers when it is ready, or this one is again."""
-        return await _change(rooms, await request.body())
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MOST_BYTES:
+                message = f"the body is larger than {MOST_BYTES} bytes"
+                headers = {"connection": "close"}
+                return _told(Refusal(413, "body_too_large", message, headers=headers))
+        return await _change(rooms, body)
 
     @app.exception_handler(HTTPException)
     async def no_such_route(request: Request, error: HTTPException) -> Response:

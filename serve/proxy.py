@@ -267,7 +267,8 @@ class Visit:
                 break
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         if self._proxy.patience.log_prompts:
-            prompts.info("%s", body[:LOGGED_BYTES].decode(errors="replace"))
+            # As a literal: what it holds must not end a line, or command a terminal.
+            prompts.info("%r", body[:LOGGED_BYTES].decode(errors="replace"))
         return body
 
     async def _watched(self, body: bytes) -> Refusal | None:

@@ -238,8 +238,10 @@ async def _until_signal(
     serving = made.serving
 
     def on_signal(number: int) -> None:
-        # The second one does not wait for requests in flight.
-        server.force_exit = bool(received)
+        if received:
+            # The second one does not wait for requests in flight.
+            made.flights.end(GATEWAY_STOPS)
+            server.force_exit = True
         received.append(number)
         server.should_exit = True
         serving.close()

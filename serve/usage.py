@@ -20,6 +20,7 @@ ASKED = frozenset(("/v1/chat/completions", "/v1/completions"))
 # Bytes of a request for each token of a prompt, where the engine did not say: English in most
 # vocabularies takes four and more.
 BYTES_PER_TOKEN = 4
+YES = frozenset(("1", "true", "t", "yes", "y", "on"))
 
 
 class Meter:
@@ -75,7 +76,7 @@ def asking(route: str, body: bytes) -> bytes:
     if options is not None and not isinstance(options, dict):
         # vLLM says what is wrong with it.
         return body
-    if told.get("stream") is not True or (options or {}).get("include_usage"):
+    if not yes(told.get("stream")) or yes((options or {}).get("include_usage")):
         return body
     wanted = json.dumps({**(options or {}), "include_usage": True})
     if OPTIONS not in told:
@@ -85,6 +86,11 @@ def asking(route: str, body: bytes) -> bytes:
         again.walk({OPTIONS: lambda _: wanted})
         edits = again
     return encoded(edits.made(), encoding)
+
+
+def yes(value: object) -> bool:
+    """Whether vLLM takes it for true: pydantic's lax reading."""
+    return value == 1 or (isinstance(value, str) and value.lower() in YES)
 
 
 def _noted(told: dict[str, Any], name: str) -> Any:

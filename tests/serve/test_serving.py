@@ -186,6 +186,14 @@ async def test_a_body_that_names_no_variant_is_refused(tmp_path: Path, body: byt
             assert 'expected {"variant": NAME}' in (await answer.json())["error"]["message"]
 
 
+async def test_a_body_that_is_larger_than_any_name_is_not_read(tmp_path: Path) -> None:
+    async with changeable(tmp_path, Prepared(tmp_path, other=())) as running:
+        large = b'{"variant":"' + b"a" * 10_000
+        asked = running.client.post("/admin/variant", data=large, headers=Callers.admin)
+        async with asked as answer:
+            assert answer.status == 413
+
+
 async def test_a_stop_in_the_middle_of_a_change_ends_it(tmp_path: Path) -> None:
     prepared = Prepared(tmp_path, slow=("--ready-after", "600"))
     async with changeable(tmp_path, prepared) as running:

@@ -87,10 +87,19 @@ def test_a_stream_is_asked_for_its_usage(options: dict[str, Any], then: object) 
     assert json.loads(made) == {"model": "m", "stream": True, "stream_options": then}
 
 
+@pytest.mark.parametrize("stream", [1, 1.0, "true", "Yes", "on"])
+def test_what_vllm_takes_for_true_is_taken_so_here(stream: object) -> None:
+    options = {"include_usage": "off"}
+    made = json.loads(asking(CHAT, body(stream=stream, stream_options=options)))
+    assert made["stream_options"] == {"include_usage": True}
+
+
 @pytest.mark.parametrize(
     "asked",
     [
         body(stream=False),
+        body(stream="off"),
+        body(stream_options={"include_usage": "y"}),
         body(stream_options={"include_usage": True}),
         body(stream_options="x"),
         body(stream_options=[1]),
