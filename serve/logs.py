@@ -4,6 +4,7 @@ Lines are written by a thread of their own. A terminal that is stopped, a pipe t
 or a disk that is full costs lines, which are counted; it costs no request.
 """
 
+import io
 import json
 import logging
 import os
@@ -12,13 +13,16 @@ import sys
 import threading
 import time
 from contextvars import ContextVar
-from typing import IO, Literal
+from typing import Literal
 
 # Of the request that the current task serves.
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 # Lines that wait for whoever reads them; an engine's start takes some hundreds.
 WAITING_LINES = 10_000
+# Written by one system call.
+AT_ONCE = 100
+AGAIN_SECONDS = 0.01
 # At the end of the process, for what still waits.
 FLUSH_SECONDS = 2.0
 
@@ -59,8 +63,9 @@ class TextFormatter(logging.Formatter):
 class Writer(logging.Handler):
     """Hands lines to a thread that writes them to ``stream``."""
 
-    def __init__(self, stream: IO[str], most: int = WAITING_LINES) -> None:
+    def __init__(self, stream: io.RawIOBase, most: int = WAITING_LINES) -> None:
         super().__init__()
+        self._ended = False
         self._stream = stream
         self._lines: queue.Queue[str | None] = queue.Queue(most)
         self.lost = 0
@@ -89,24 +94,39 @@ class Writer(logging.Handler):
         super().close()
 
     def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
+        while lines := self._waiting():
+            data = memoryview("".join(lines).encode(errors="backslashreplace"))
             try:
-                self._stream.write(line + "\n")
-                if self._lines.empty():
-                    self._stream.flush()
+                while data:
+                    written = self._stream.write(data) or 0
+                    data = data[written:]
+                    if not written:
+                        # A descriptor that somebody made non-blocking, and a reader that is slow.
+                        time.sleep(AGAIN_SECONDS)
             except (OSError, ValueError):
-                # A full disk, or a reader that has left; the next line may fare better.
-                self.lost += 1
+                # A full disk, or a reader that has left; the next lines may fare better.
+                self.lost += len(lines)
+
+    def _waiting(self) -> list[str]:
+        """Lines that wait, for one system call; none at the end."""
+        lines: list[str] = []
+        while not self._ended and len(lines) < AT_ONCE:
+            try:
+                line = self._lines.get(block=not lines)
+            except queue.Empty:
+                break
+            if line is None:
+                self._ended = True
+            else:
+                lines.append(line + "\n")
+        return lines
 
 
 def configure_logging(form: Literal["text", "json"]) -> Writer:
     """Send every record to standard error in one form."""
     # A descriptor of its own: a thread that is stuck in sys.stderr's would hold up the end of the
     # interpreter, which flushes that.
-    stream = os.fdopen(
-        os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="backslashreplace"
-    )
-    writer = Writer(stream)
+    writer = Writer(io.FileIO(os.dup(sys.stderr.fileno()), "w"))
     writer.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[writer], force=True)
     # uvicorn announces itself in five lines that say less than our two.

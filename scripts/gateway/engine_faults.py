@@ -40,13 +40,13 @@ async def killed(folder: Path, size: Size) -> Counts:
     async with stage(folder, settings=FEW) as made:
         askings = await crowd(made, size.of(200))
         os.kill(made.engine, signal.SIGKILL)
-        return await replaced(made, askings, {})
+        return await replaced(made, askings, time.monotonic())
 
 
-async def replaced(made: Stage, askings: list[Asking], held: dict[str, bool]) -> Counts:
+async def replaced(made: Stage, askings: list[Asking], since: float) -> Counts:
     """The counts once another engine answers."""
-    counts = Counts(held=held)
-    counts.again_seconds = await made.until_again(time.monotonic())
+    counts = Counts()
+    counts.again_seconds = await made.until_again(since)
     await made.counted(askings, counts)
     counts.held["the engine was started again, once"] = (
         await made.metric("preheat_engine_restarts") == 1
@@ -60,15 +60,17 @@ async def hung(folder: Path, size: Size) -> Counts:
     settings = {"PREHEAT_HANG_SECONDS": "1", "PREHEAT_STOP_SECONDS": "2"}
     async with stage(folder, settings=FEW | settings) as made:
         askings = await crowd(made, size.of(200))
-        engine = made.engine
+        engine, since = made.engine, time.monotonic()
         os.kill(engine, signal.SIGSTOP)
 
         async def seen() -> bool:
             return not await made.is_ready()
 
         await made.until(seen, "seen to hang")
-        ended = not Path(f"/proc/{engine}").exists()
-        return await replaced(made, askings, {"nobody is sent to it while it is ended": not ended})
+        stands = Path(f"/proc/{engine}").exists()
+        counts = await replaced(made, askings, since)
+        counts.held["nobody is sent to it while it is being ended"] = stands
+        return counts
 
 
 async def core_dead(folder: Path, size: Size) -> Counts:
@@ -76,7 +78,7 @@ async def core_dead(folder: Path, size: Size) -> Counts:
     async with stage(folder, settings=FEW) as made:
         askings = await crowd(made, size.of(200))
         os.kill(made.engine, faulty.SICK)
-        return await replaced(made, askings, {})
+        return await replaced(made, askings, time.monotonic())
 
 
 async def slow(folder: Path, size: Size) -> Counts:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from scripts.gateway.asking import bearer
 from scripts.gateway.engine_faults import FEW, LONG, crowd
+from scripts.gateway.faulty_answers import BABBLE_LINES
 from scripts.gateway.line import Line
 from scripts.gateway.scenario import Scenario, Size
 from scripts.gateway.stage import Stage, key_file, stage
@@ -30,7 +31,7 @@ async def log_full(folder: Path, size: Size) -> Counts:
     """Standard error is a device that is always full."""
     full = os.open("/dev/full", os.O_WRONLY)
     try:
-        return await _logging(folder, size, full)
+        return await _logging(folder, size, full, least=BABBLE_LINES)
     finally:
         os.close(full)
 
@@ -38,7 +39,8 @@ async def log_full(folder: Path, size: Size) -> Counts:
 async def log_unread(folder: Path, size: Size) -> Counts:
     """Standard error is a pipe that nobody reads."""
     with pipe() as writing:
-        return await _logging(folder, size, writing)
+        # Some fit into the pipe, and some wait for a reader.
+        return await _logging(folder, size, writing, least=1)
 
 
 @contextmanager
@@ -52,14 +54,18 @@ def pipe() -> Iterator[int]:
         os.close(writing)
 
 
-async def _logging(folder: Path, size: Size, log: int) -> Counts:
+async def _logging(folder: Path, size: Size, log: int, *, least: int) -> Counts:
+    """An engine that says more than waits for a reader; ``least`` of its lines are lost."""
     async with stage(folder, log=log) as made:
-        # More lines than wait for a reader.
         askings = await made.several(1, fault="babble")
         askings += await made.several(size.of(200), stream=True)
         counts = await made.counted(askings)
-        counts.notes["log lines lost"] = int(await made.metric(LINES_LOST))
-        counts.held["the lines that are lost are counted"] = counts.notes["log lines lost"] > 0
+
+        async def told() -> bool:
+            counts.notes["log lines lost"] = int(await made.metric(LINES_LOST))
+            return bool(counts.notes["log lines lost"] >= least)
+
+        counts.held["the lines that are lost are counted"] = await made.within(told)
         counts.exit_status = await made.stopped()
     return counts
 
