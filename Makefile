@@ -219,11 +219,8 @@ report: $(STAMP)-gateway $(STAMP)-eval ## one HTML page of every record: frontie
 	$(BIN)/python -m scripts.report --out .cache/report.html
 
 .PHONY: test
-# Arithmetic on files, for which two processes on two cores are twice as fast.
-PURE := tests/blob tests/bake/checkpoint tests/bake/quantize tests/bake/weights
 test: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-image $(STAMP)-zipnn $(STAMP)-bnb ## the whole suite, real vLLM included
-	$(BIN)/python -m pytest -n 2 --dist loadscope $(PURE)
-	$(BIN)/python -m pytest $(PURE:%=--ignore=%)
+	$(BIN)/python -m pytest
 
 .PHONY: test-fast
 test-fast: $(STAMP)-gateway $(STAMP)-test $(STAMP)-image ## the inner loop: no vLLM, half a minute

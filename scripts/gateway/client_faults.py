@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from scripts.gateway.asking import PATIENCE_SECONDS
+from scripts.gateway.asking import PATIENCE_SECONDS, outcome
 from scripts.gateway.costs import Processes
 from scripts.gateway.line import Line
 from scripts.gateway.scenario import Scenario, Size
 from scripts.gateway.stage import Stage, stage
-from scripts.gateway.verdict import LEFT, WHOLE, Counts, rule, word
+from scripts.gateway.verdict import LEFT, WHOLE, Counts, rule
 
 MIB = 2**20
 PLACES = 8
@@ -147,13 +147,9 @@ async def bursts(folder: Path, size: Size) -> Counts:
     counts = Counts()
     settings = {"PREHEAT_MAX_IN_FLIGHT": str(PLACES), "PREHEAT_MAX_QUEUED": "64"}
     async with stage(folder, settings=settings) as made:
-        lines = [await Line.open(made.address) for _ in range(size.of(1000))]
-        for burst in range(BURSTS):
-            last = burst == BURSTS - 1
-            asked = (_once(made, line, last=last) for line in lines)
-            counts.words.update(await asyncio.gather(*asked))
-        for line in lines:
-            line.leave()
+        for _ in range(BURSTS):
+            lines = [await Line.open(made.address) for _ in range(size.of(1000))]
+            counts.words.update(await asyncio.gather(*(_asked(made, line) for line in lines)))
         await made.counted((), counts)
         counts.held["the engine was asked for what was answered, and for nothing else"] = (
             made.seen().total() == counts.words[WHOLE]
@@ -162,17 +158,10 @@ async def bursts(folder: Path, size: Size) -> Counts:
     return counts
 
 
-async def _once(made: Stage, line: Line, *, last: bool) -> str:
-    """One request on a line that is kept; the ``last`` looks for what nobody asked for."""
-    ask = made.ask(gap=0.005, headers=("Connection: close",) if last else ())
+async def _asked(made: Stage, line: Line) -> str:
+    ask = made.ask(gap=0.005)
     await line.send(ask.raw())
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        answer = await line.answer()
-        surplus = last and (await line.answer()).status > 0
-    told = word(answer, ask.number, surplus=surplus)
-    if told == FULL and not 1 <= int(answer.headers.get("retry-after", 0)) <= 60:
-        return f"{FULL}, without Retry-After"
-    return told
+    return await outcome(line, ask)
 
 
 async def connections(folder: Path, size: Size) -> Counts:

@@ -30,6 +30,7 @@ from scripts.gateway.verdict import Counts
 from scripts.options import amount
 from scripts.served import stoppable
 from serve.plan import versions
+from serve.preflight import raise_open_files
 from serve.settings import REPOSITORY
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -100,6 +101,7 @@ def play(scenario: Scenario, folder: Path, size: Size) -> Counts:
 
     :raises NotStaged: it could not be brought about, or did not come to its end.
     """
+    raise_open_files()
     return uvloop.run(scenario.play(folder, size))
 
 

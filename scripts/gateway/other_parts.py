@@ -51,6 +51,7 @@ class Answer:
         self.headers = [(name.lower(), value) for name, value in answer.raw_headers]
         self.ended = False
         self.more = False
+        self.trailers: Headers = []
 
     async def read(self) -> bytes:
         """What has come; the end as soon as it is known."""
@@ -58,9 +59,10 @@ class Answer:
         self.ended = self._answer.content.at_eof()
         return chunk
 
-    def drop(self) -> None:
-        """Close at once."""
-        self._answer.close()
+    def leave(self) -> None:
+        """Kept where it was read to its end, else closed."""
+        if not self.ended:
+            self._answer.close()
 
 
 class Aiohttp:

@@ -44,7 +44,8 @@ def word(answer: Answer, number: int, *, surplus: bool = False, named: bool = Fa
         return _streamed(body, whole=answer.whole, named=named)
     if not answer.whole:
         return CUT
-    return f"{answer.status} {code(body)}".rstrip()
+    later = answer.status != 429 or answer.headers.get("retry-after", "").isdecimal()
+    return f"{answer.status} {code(body)}".rstrip() + ("" if later else ", without Retry-After")
 
 
 def numbers(body: bytes) -> set[str]:

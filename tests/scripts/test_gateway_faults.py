@@ -99,6 +99,13 @@ def test_where_events_have_names_so_has_the_error() -> None:
     assert came(sse_error(LOST)) == NO_END
 
 
+def test_a_client_that_is_to_come_again_is_told_when() -> None:
+    full = bytearray(refusal_body(Refusal(429, "queue_full", "it is full")))
+    assert word(Answer(429, {"retry-after": "2"}, full, whole=True), 7) == "429 queue_full"
+    assert "without" in word(Answer(429, {"retry-after": "soon"}, full, whole=True), 7)
+    assert "without" in word(Answer(429, {}, full, whole=True), 7)
+
+
 async def test_a_connection_that_is_reset_is_no_answer() -> None:
     async def resetting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"}")

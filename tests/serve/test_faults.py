@@ -4,6 +4,7 @@ What is asserted is each scenario's own rule. ``tests/scripts/test_gateway_fault
 to it that a rule which is broken is seen.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ ELSEWHERE = {"wire-slowloris", "wire-headers"}
 def test_a_promise_is_kept_whatever_fails(scenario: Scenario, tmp_path: Path) -> None:
     counts = play(scenario, tmp_path, WHOLE.get(scenario.name, SMALL))
     broken = scenario.rule.broken(counts)
-    assert not broken, row(scenario, counts, broken)
+    assert not broken, json.dumps(row(scenario, counts, broken), indent=1)
 
 
 def test_every_scenario_has_a_name_of_its_own() -> None:
