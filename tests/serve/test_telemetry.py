@@ -1,13 +1,11 @@
-import json
 import logging
-import sys
 from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve.engine import State, Status
-from serve.logs import REQUEST_ID, JsonFormatter, TextFormatter
+from serve.logs import TextFormatter
 from serve.telemetry import Metrics
 from tests.serve.live import Gateway
 from tests.serve.test_proxy import raw
@@ -19,10 +17,6 @@ def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-
-
-def record(message: str, name: str = "access") -> logging.LogRecord:
-    return logging.LogRecord(name, logging.INFO, __file__, 1, message, None, None)
 
 
 async def test_our_metrics_and_the_engines_are_one_valid_exposition(shared: Gateway) -> None:
@@ -88,26 +82,3 @@ def test_phases_of_an_earlier_start_are_not_told_of_the_last_one() -> None:
     text = metrics.expose(Status(State.READY, phases={"imports": 2.0})).decode()
     phases = [key for key in samples(text) if key[0] == "preheat_start_phase_seconds"]
     assert phases == [("preheat_start_phase_seconds", (("phase", "imports"),))]
-
-
-def test_a_json_line_is_one_object_whatever_the_message_holds() -> None:
-    REQUEST_ID.set("")
-    line = JsonFormatter().format(record('two\nlines " é'))
-    assert "\n" not in line
-    assert json.loads(line)["message"] == 'two\nlines " é'
-    assert "request_id" not in json.loads(line)
-
-
-def test_an_exception_is_told_in_both_forms() -> None:
-    try:
-        raise ValueError("why")
-    except ValueError:
-        failed = logging.LogRecord(
-            "serve", logging.ERROR, __file__, 1, "failed", None, sys.exc_info()
-        )
-    assert "ValueError: why" in json.loads(JsonFormatter().format(failed))["exception"]
-    assert TextFormatter().format(failed).endswith("ValueError: why")
-
-
-def test_the_engines_own_lines_stand_behind_a_bar() -> None:
-    assert TextFormatter().format(record("INFO said", "engine")) == "engine | INFO said"
