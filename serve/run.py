@@ -25,6 +25,7 @@ from serve.flight import Flights
 from serve.gate import Gate, parsed_keys
 from serve.keys import Keys
 from serve.launch import Launcher
+from serve.limits import WireLimits
 from serve.logs import configure_logging
 from serve.plan import Plan
 from serve.preflight import (
@@ -205,9 +206,7 @@ def preparing(replan: Replan, settings: Settings) -> Prepare:
 async def serve(settings: Settings, make: Callable[[], Rooms], listener: socket.socket) -> int:
     """Listen until a signal; the exit status."""
     made = make()
-    limits = wire.WireLimits(
-        connections=settings.max_connections, write_seconds=settings.stall_seconds
-    )
+    limits = WireLimits(connections=settings.max_connections, write_seconds=settings.stall_seconds)
     server = Server(
         uvicorn.Config(
             create_app(made),

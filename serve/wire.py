@@ -11,7 +11,6 @@ import math
 import socket
 import urllib.parse
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import ClassVar, NoReturn
 
@@ -21,6 +20,17 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.cycle import Cycle, Exit, Flow
 from serve.errors import Refusal, refusal_body
+from serve.limits import (
+    BODY_TOO_SLOW,
+    HEAD_TOO_LARGE,
+    HEAD_TOO_SLOW,
+    NO_DATA,
+    TOO_MANY_CONNECTIONS,
+    TOO_MANY_HEADERS,
+    WireLimits,
+    malformed,
+)
+from serve.sweep import Sweep
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +38,6 @@ logger = logging.getLogger(__name__)
 PIECE_BYTES = 4096
 # Connections over the limit that are held until their clients have read why.
 LINGERING = 256
-# Connections that are looked at in one turn of the loop.
-AT_ONCE = 100
 # A reset takes a round trip.
 ROUND_TRIP_SECONDS = 0.05
 TCP_CLOSE = 7
@@ -37,41 +45,6 @@ TCP_CLOSE = 7
 LENGTH = b"content-length"
 
 EXTENSIONS: dict[str, dict[object, object]] = {"http.response.trailers": {}}
-
-
-@dataclass(frozen=True)
-class WireLimits:
-    """What one client may ask of the gateway before it has asked anything."""
-
-    # Request line and headers of one request, together.
-    header_bytes: int = 64 * 1024
-    headers: int = 100
-    # From a connection's opening, or a later request's first byte, until the head is whole.
-    head_seconds: float = 10
-    # The longest pause in a body; all the time that a body gets which nobody reads any more.
-    body_seconds: float = 30
-    # The longest time in which a reader takes nothing of what waits for it.
-    write_seconds: float = 30
-    connections: int = 4096
-    # Bytes of answers that may wait for a slow reader before the application waits.
-    write_buffer: int = 1024 * 1024
-    # How often the times above are looked at: they are kept to within this.
-    look_seconds: float = 1
-
-
-HEAD_TOO_LARGE = Refusal(
-    431, "headers_too_large", "the request line and headers are larger than this gateway takes"
-)
-TOO_MANY_HEADERS = Refusal(431, "headers_too_large", "the request has too many headers")
-HEAD_TOO_SLOW = Refusal(408, "request_too_slow", "the request's headers took too long to come")
-BODY_TOO_SLOW = Refusal(408, "request_too_slow", "the request's body stopped coming")
-TOO_MANY_CONNECTIONS = Refusal(
-    503,
-    "too_many_connections",
-    "the gateway has as many connections as it takes",
-    headers={"retry-after": "2"},
-)
-NO_DATA = "more came between a body's chunks than a request's headers may have"
 
 
 class Phase(Enum):
@@ -90,50 +63,6 @@ BETWEEN, HEAD, BODY, PARTING = Phase
 
 class Stopped(Exception):
     """Leaves the parser from inside one of its callbacks."""
-
-
-def malformed(why: object) -> Refusal:
-    """Not a request, or one that two readers could read in two ways."""
-    return Refusal(400, "malformed_request", f"this is not HTTP/1.1 as it should be: {why}")
-
-
-class Sweep:
-    """Looks at every connection once in so many seconds: requests pay for no timers."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._connections: set[Wire] = set()
-        # Those that this round has not come to.
-        self._ahead: list[Wire] = []
-        self._next: asyncio.TimerHandle | None = None
-
-    def add(self, connection: "Wire") -> None:
-        """Look at this one, too."""
-        self._connections.add(connection)
-        if self._next is None:
-            self._plan(connection.loop)
-
-    def remove(self, connection: "Wire") -> None:
-        """It is closed."""
-        self._connections.discard(connection)
-
-    def _plan(self, loop: asyncio.AbstractEventLoop) -> None:
-        # A few at a time: thousands at once would be felt by every stream.
-        steps = 1 + len(self._connections) // AT_ONCE
-        self._next = loop.call_later(self._seconds / steps, self._look, loop)
-
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        ahead = self._ahead or list(self._connections)
-        self._ahead = ahead[AT_ONCE:]
-        for connection in ahead[:AT_ONCE]:
-            if connection in self._connections:
-                connection.look(now)
-        if self._connections:
-            self._plan(loop)
-        else:
-            self._next = None
-            self._ahead = []
 
 
 class Wire(HttpToolsProtocol):

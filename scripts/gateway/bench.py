@@ -1,4 +1,5 @@
-"""Measures what our gateway adds: beside direct access and LiteLLM's proxy, on one fake engine.
+"""Measures what our gateway adds: beside direct access, LiteLLM's proxy, and a process that only
+copies bytes, which is the least that anything in between can add; all on one fake engine.
 
 All are alive at once and loaded in turn, in an order drawn anew in each round, one worker each.
 Open loop, at a rate with an engine that has a pace: what is added to whole answers, to the first
@@ -36,6 +37,7 @@ from experiments.record import (
 )
 from scripts.gateway import idle, lite, show, systems
 from scripts.gateway.cells import Cell, cells
+from scripts.gateway.copier import copier
 from scripts.gateway.figures import held, summary
 from scripts.gateway.rounds import LoadFailed, measure, warm_up
 from scripts.gateway.systems import DIRECT, OURS, System
@@ -135,9 +137,10 @@ def alive(parsed: argparse.Namespace, say: Callable[[str], None]) -> Iterator[li
         say("start the engine and our gateway")
         gateway = systems.gateway(dict(parsed.set), folder / OURS, parsed.upstream_port)
         each = [*stack.enter_context(gateway), *parsed.system]
+        direct = next(one for one in each if one.name == DIRECT)
+        each.append(stack.enter_context(copier(direct.url)))
         if not parsed.without_litellm:
             say(f"start litellm {lite.version()}")
-            direct = next(one for one in each if one.name == DIRECT)
             each.append(stack.enter_context(lite.proxy(direct.url, folder / lite.NAME)))
         yield each
 

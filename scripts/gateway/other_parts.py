@@ -28,6 +28,7 @@ from serve.errors import Refusal
 from serve.flight import Flights
 from serve.gate import Gate
 from serve.keys import Keys
+from serve.limits import WireLimits
 from serve.logs import configure_logging
 from serve.proxy import Patience
 from serve.routes import FORWARDED
@@ -132,7 +133,7 @@ async def serve(name: str, socket: str, port: int) -> None:
         uvicorn.Config(
             routed(app) if name == FASTAPI else app,
             port=port,
-            http=parsers.get(name) or wire.protocol(wire.WireLimits()),
+            http=parsers.get(name) or wire.protocol(WireLimits()),
             lifespan="off",
             log_config=None,
             access_log=False,

@@ -38,7 +38,7 @@ def test_a_run_loses_nothing_and_its_record_says_what_its_samples_say(
     loads = {one.name: one for one in cells([100.0], [4], 0.3, 0.2)}
     assert list(found["cells"]) == list(loads)
     for name, entry in found["cells"].items():
-        assert set(entry["systems"]) == {"direct", "preheat"}
+        assert set(entry["systems"]) == {"copy", "direct", "preheat"}
         for told in entry["systems"].values():
             assert told["sent"] == told["whole"] > 0
             assert told["failed"] == {}

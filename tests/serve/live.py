@@ -25,6 +25,7 @@ from serve.flight import Flights
 from serve.gate import Gate
 from serve.keeper import descendants
 from serve.keys import Keys
+from serve.limits import WireLimits
 from serve.preflight import MIB, bind
 from serve.proxy import Patience
 from serve.run import Server, url
@@ -39,7 +40,7 @@ DEADLINE_SECONDS = 40
 MODEL = "tiny"
 ROOMY = Bounds(at_work=2000, waiting=100, held_bytes=64 * MIB)
 WAITING = Patience(body_bytes=MIB, queue=DEADLINE_SECONDS)
-UNLIMITED = wire.WireLimits()
+UNLIMITED = WireLimits()
 
 
 def fake_command(folder: Path, *switches: str) -> Command:
@@ -113,7 +114,7 @@ async def gateway(
     folder: Path,
     *switches: str,
     boundary: Boundary = UNBOUND,
-    wired: wire.WireLimits = UNLIMITED,
+    wired: WireLimits = UNLIMITED,
     **more: Any,
 ) -> AsyncIterator[Gateway]:
     """A gateway that listens; its engine is only just starting. ``more`` as of ``rooms``."""

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientResponse
 
 from serve.admission import Bounds
-from serve.wire import WireLimits
+from serve.limits import WireLimits
 from tests.serve.live import ROOMY, WAITING, Gateway, gateway, until, until_ready
 
 ONE = Bounds(at_work=1, waiting=1, held_bytes=2000)

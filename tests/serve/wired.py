@@ -16,9 +16,10 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from serve.cycle import MORE
+from serve.limits import WireLimits
 from serve.preflight import bind
 from serve.run import Server
-from serve.wire import Wire, WireLimits, protocol
+from serve.wire import Wire, protocol
 from tests.serve.live import wait_for
 
 # Short enough to wait for, long enough for a busy machine's honest clients.
