@@ -159,6 +159,9 @@ class FakeEngine:
         """Tokens that repeat the prompt, so that mixed streams would show."""
         asked = json.loads(request.body)
         said = asked["messages"][-1]["content"] if chat else asked["prompt"]
+        if isinstance(said, list):
+            # A prompt of token ids; a word for each.
+            said = " ".join(map(str, said))
         tokens = [f"{said}-{number} " for number in range(asked.get("max_tokens", 16))]
         seconds = asked.get("token_seconds", self.options.slow_tokens)
         shape = chat_chunk if chat else text_chunk
