@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.metrics_core import Metric
+
 from scripts import dashboard
 from scripts.reporting import extent, latency, parity, quality
 from scripts.reporting.records import Found, Source, read, shaped
@@ -79,10 +81,15 @@ def reference_page() -> str:
         "`/metrics` holds these, then the engine's own (`vllm:*`).",
         table(
             ("metric", "type", "meaning"),
-            [(f"`{m.name}`", m.type, m.documentation) for m in Metrics().registry.collect()],
+            [(f"`{exposed(m)}`", m.type, m.documentation) for m in Metrics().registry.collect()],
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def exposed(metric: Metric) -> str:
+    """Its name as it stands in the text that Prometheus reads."""
+    return f"{metric.name}_total" if metric.type == "counter" else metric.name
 
 
 def paths(routes: Iterable[Route]) -> str:

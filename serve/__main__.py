@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -102,13 +103,17 @@ def _settled(plan: Plan, settings: Settings, folder: Path) -> Plan:
 
 def _replan(
     settings: Settings, scratch: Path, numbers: Iterator[int], variant: str
-) -> tuple[Plan, Launcher]:
+) -> tuple[Plan, Launcher, Path]:
     """What another variant needs, in a folder of its own below ``scratch``."""
     folder = scratch / f"{next(numbers)}"
     folder.mkdir()
     settings = settings.model_copy(update={"variant": variant})
-    plan = _settled(_plan(settings, folder), settings, folder)
-    return plan, open_launcher(plan.command, settings.stop_seconds)
+    try:
+        plan = _settled(_plan(settings, folder), settings, folder)
+        return plan, open_launcher(plan.command, settings.stop_seconds), folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _check(parsed: argparse.Namespace) -> int:

@@ -1,5 +1,8 @@
 """Composition root of the gateway: which path is answered by whom.
 
+``finder`` alone decides what a path is; one that it does not know reaches nobody. FastAPI is given
+the gateway's own, and would take more for them than their names (`/metrics%0A`).
+
 Knows neither how the engine is started nor what a variant means; both are passed in.
 """
 
@@ -86,7 +89,7 @@ def guarded(app: ASGIApp, gate: Gate) -> ASGIApp:
             key = gate.caller(scope["headers"])
             if isinstance(key, Key):
                 scope[SEEN].key = key.id
-                key = gate.admitted(key, route) if route is not UNKNOWN else key
+                key = _unknown(scope) if route is UNKNOWN else gate.admitted(key, route)
             if isinstance(key, Refusal):
                 await _refuse(scope, send, key)
                 return
@@ -119,7 +122,7 @@ def _own(rooms: Rooms) -> FastAPI:
     @app.api_route("/metrics", methods=["GET", "HEAD"])
     async def exposition() -> Response:
         """Ours, then the engine's own, in one Prometheus text."""
-        ours = rooms.metrics.expose(serving.status, rooms.log_lost())
+        ours = await rooms.metrics.expose(serving.status, rooms.log_lost())
         return Response(ours + await serving.metrics(), media_type=EXPOSITION)
 
     @app.api_route("/openapi.json", methods=["GET", "HEAD"])
@@ -136,47 +139,41 @@ def _own(rooms: Rooms) -> FastAPI:
             if len(body) > MOST_BYTES:
                 message = f"the body is larger than {MOST_BYTES} bytes"
                 headers = {"connection": "close"}
-                return _told(Refusal(413, "body_too_large", message, headers=headers))
-        return await _change(rooms, body)
+                return _told(request, Refusal(413, "body_too_large", message, headers=headers))
+        outcome = await _change(rooms, body)
+        if isinstance(outcome, Refusal):
+            return _told(request, outcome)
+        return JSONResponse({"variant": outcome.variant, "seconds": round(outcome.seconds, 3)})
 
     @app.exception_handler(HTTPException)
-    async def no_such_route(request: Request, error: HTTPException) -> Response:
-        # Not request.url: it is built with the client's Host header and fails on a bad one.
-        message = f"{request.method} {request.scope['path']}: {error.detail.lower()}"
-        code = "method_not_allowed" if error.status_code == 405 else "unknown_route"
-        request.scope[SEEN].refused = code
-        return _told(Refusal(error.status_code, code, message, headers=error.headers or {}))
+    async def wrong_method(request: Request, error: HTTPException) -> Response:
+        allowed = request.scope[SEEN].route.methods
+        return _told(request, _wrong_method(request.scope, allowed))
 
     @app.exception_handler(Exception)
     async def our_own_fault(request: Request, error: Exception) -> Response:
         # The traceback goes to the log; a client can do nothing with it.
-        return _told(Refusal(500, "internal_error", f"the gateway failed: {type(error).__name__}"))
+        message = f"the gateway failed: {type(error).__name__}"
+        return _told(request, Refusal(500, "internal_error", message))
 
     return app
 
 
-async def _change(rooms: Rooms, body: bytes) -> JSONResponse:
+async def _change(rooms: Rooms, body: bytes) -> Changed | Refusal:
     try:
         wanted = Wanted.model_validate_json(body)
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        return _told(Refusal(400, "invalid_body", f'expected {{"variant": NAME}}: {what}'))
+        return Refusal(400, "invalid_body", f'expected {{"variant": NAME}}: {what}')
     if rooms.prepare is None:
-        return _told(Refusal(501, "not_changeable", "this gateway serves one variant"))
+        return Refusal(501, "not_changeable", "this gateway serves one variant")
     try:
         outcome = await rooms.serving.change(rooms.prepare, wanted.variant)
     except ServeError as error:
-        return _told(Refusal(400, "not_possible", f"nothing was changed: {error}"))
-    if isinstance(outcome, Refusal):
-        return _told(outcome)
-    return _outcome(outcome, wanted.variant)
-
-
-def _outcome(outcome: Changed, wanted: str) -> JSONResponse:
-    if outcome.fault:
-        message = f"{wanted} did not get ready, {outcome.variant} is served: {outcome.fault}"
-        return _told(Refusal(500, "change_failed", message))
-    return JSONResponse({"variant": outcome.variant, "seconds": round(outcome.seconds, 3)})
+        return Refusal(400, "not_possible", f"nothing was changed: {error}")
+    if isinstance(outcome, Changed) and outcome.fault:
+        return Refusal(500, "change_failed", outcome.fault)
+    return outcome
 
 
 async def _refuse(scope: Scope, send: Send, refusal: Refusal) -> None:
@@ -184,11 +181,17 @@ async def _refuse(scope: Scope, send: Send, refusal: Refusal) -> None:
     await Answer(send).refuse(refusal)
 
 
-def _told(refusal: Refusal) -> JSONResponse:
+def _told(request: Request, refusal: Refusal) -> JSONResponse:
+    request.scope[SEEN].refused = refusal.code
     answer = JSONResponse(None, refusal.status, headers=dict(refusal.headers))
     answer.body = refusal_body(refusal)
     answer.headers["content-length"] = str(len(answer.body))
     return answer
+
+
+def _unknown(scope: Scope) -> Refusal:
+    # Not a request's URL: it is built with the client's Host header and fails on a bad one.
+    return Refusal(404, "unknown_route", f"{scope['method']} {scope['path']}: not found")
 
 
 def _wrong_method(scope: Scope, methods: tuple[str, ...]) -> Refusal:

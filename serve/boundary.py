@@ -22,8 +22,9 @@ BUDGET = "thinking_token_budget"
 # The routes where vLLM takes it and a template opens the thoughts; /v1/responses has no such
 # field, and /v1/messages takes 1024 or more. The class of a batch has none either, but hands on
 # what it does not know.
-CAPPED = frozenset(("/v1/chat/completions", "/v1/chat/completions/batch"))
-# Larger ones are changed in a thread: meanwhile the loop answers others, and probes.
+CAPPED = frozenset(("/v1/chat/completions", "/v1/chat/completions/batch", "/invocations"))
+# Larger ones are changed in a thread: the loop answers others between two values of the body,
+# though not within one, which is read at once.
 LARGE_BYTES = 64 * 1024
 # Of one object in a request; the largest that anybody means holds some dozens.
 MOST_MEMBERS = 10_000

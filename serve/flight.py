@@ -10,6 +10,18 @@ from serve.errors import Refusal
 
 # A client that has left is told nothing.
 GONE = Refusal(499, "client_gone", "the client left")
+GATEWAY_STOPS = Refusal(
+    503,
+    "gateway_stopping",
+    "the gateway stops",
+    headers={"connection": "close", "retry-after": "2"},
+)
+ENGINE_FAILED = Refusal(
+    503,
+    "engine_failed",
+    "the engine is gone and is not started again",
+    headers={"connection": "close", "retry-after": "2"},
+)
 
 
 class Flight:

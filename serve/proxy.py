@@ -66,18 +66,6 @@ LOGGED_BYTES = 2000
 # Beyond a client's patience; larger numbers mean none.
 LONGEST_SECONDS = 7 * 24 * 3600.0
 
-GATEWAY_STOPS = Refusal(
-    503,
-    "gateway_stopping",
-    "the gateway stops; it took no longer than its drain time",
-    headers={"connection": "close", "retry-after": "2"},
-)
-ENGINE_FAILED = Refusal(
-    503,
-    "engine_failed",
-    "the engine is gone and is not started again",
-    headers={"connection": "close"},
-)
 DEADLINE = Refusal(504, "deadline_exceeded", "the request's time is over")
 
 
@@ -212,7 +200,7 @@ class Visit:
         finally:
             quota.end()
             if self._meter and self._worked_on:
-                read, said = self._meter.tokens
+                read, said = self._meter.tokens(ended=self._answer.ended)
                 quota.use(read + said, time.monotonic())
                 self._proxy.metrics.tokens.labels(self._key.id, "read").inc(read)
                 self._proxy.metrics.tokens.labels(self._key.id, "said").inc(said)

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -21,7 +22,7 @@ from serve.baked import tell
 from serve.boundary import boundary_of
 from serve.command import INHERITED, served_names
 from serve.engine import Limits
-from serve.flight import Flights
+from serve.flight import ENGINE_FAILED, GATEWAY_STOPS, Flights
 from serve.gate import Gate, parsed_keys
 from serve.keys import Keys
 from serve.launch import Launcher
@@ -39,7 +40,7 @@ from serve.preflight import (
     needed_bytes,
     raise_open_files,
 )
-from serve.proxy import ENGINE_FAILED, GATEWAY_STOPS, Patience
+from serve.proxy import Patience
 from serve.serving import Prepare, Serving, Setup
 from serve.settings import Settings
 from serve.signals import STOPPING
@@ -56,7 +57,7 @@ HEAR_POLL_SECONDS = 0.001
 # For answers that were cut at the end of the drain time to reach their clients.
 CUT_SECONDS = 5
 # Makes the plan and the launcher of a variant beside those that are served.
-Replan = Callable[[str], tuple[Plan, Launcher]]
+Replan = Callable[[str], tuple[Plan, Launcher, Path]]
 
 
 class Server(uvicorn.Server):
@@ -127,12 +128,15 @@ def check(plan: Plan, *, memory: bool) -> None:
     check_socket(plan.command.socket)
 
 
-def setup_of(plan: Plan, launcher: Launcher, settings: Settings) -> Setup:
-    """``plan``, ready to be served.
+def setup_of(
+    plan: Plan, launcher: Launcher, settings: Settings, folder: Path | None = None
+) -> Setup:
+    """``plan``, ready to be served; ``folder`` is what goes with it.
 
     :raises ConfigError: the map of a pruned vocabulary is damaged.
     """
     names = served_names(plan.model, plan.variant)
+    sequences = plan.variant.max_num_seqs
     return Setup(
         plan.variant.name,
         names[0],
@@ -141,6 +145,8 @@ def setup_of(plan: Plan, launcher: Launcher, settings: Settings) -> Setup:
         boundary_of(plan, aliases(settings.model_aliases, names[0])),
         launcher,
         plan.fallback,
+        settings.max_in_flight or (2 * sequences if sequences else IN_FLIGHT),
+        folder,
     )
 
 
@@ -159,17 +165,17 @@ def rooms(  # noqa: PLR0913 - each a room's own
     log_lost: Callable[[], int],
 ) -> Rooms:
     """The gateway's parts, in the loop that they live in."""
-    sequences = plan.variant.max_num_seqs
-    at_once = settings.max_in_flight or (2 * sequences if sequences else IN_FLIGHT)
-    bounds = Bounds(at_once, settings.max_queued, settings.max_held_mib * MIB)
+    # How many at once is its setup's to say.
+    bounds = Bounds(0, settings.max_queued, settings.max_held_mib * MIB)
     admission, flights = Admission(bounds), Flights()
     limits = Limits(
         settings.start_seconds, settings.stop_seconds, settings.max_restarts, settings.hang_seconds
     )
     endpoint = settings.otlp_endpoint
+    serving = Serving(setup, limits, admission, flights, settings.drain_seconds)
     return Rooms(
         Metrics(admission),
-        Serving(setup, limits, admission, flights, settings.drain_seconds),
+        serving,
         admission,
         flights,
         Gate(keys),
@@ -180,7 +186,7 @@ def rooms(  # noqa: PLR0913 - each a room's own
             settings.log_prompts,
         ),
         preparing(replan, settings) if replan else None,
-        Tracer(endpoint, plan.variant.name) if endpoint else None,
+        Tracer(endpoint, lambda: serving.variant) if endpoint else None,
         log_lost,
     )
 
@@ -189,12 +195,13 @@ def preparing(replan: Replan, settings: Settings) -> Prepare:
     """``replan`` in a thread: it reads files, hashes caches and starts a process."""
 
     def prepared(variant: str) -> Setup:
-        plan, launcher = replan(variant)
+        plan, launcher, folder = replan(variant)
         try:
             check(plan, memory=False)
-            return setup_of(plan, launcher, settings)
+            return setup_of(plan, launcher, settings, folder)
         except BaseException:
             launcher.close()
+            shutil.rmtree(folder, ignore_errors=True)
             raise
 
     async def prepare(variant: str) -> Setup:
@@ -257,7 +264,7 @@ async def _until_signal(
         if supervising.done():
             # No engine will come: nobody need wait for one.
             serving.close()
-            made.flights.end(ENGINE_FAILED)
+            made.flights.end(GATEWAY_STOPS if received else ENGINE_FAILED)
         server.should_exit = True
         await listening
     finally:

@@ -10,9 +10,11 @@ the only one who starts and stops engines.
 
 import asyncio
 import logging
+import shutil
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from serve.admission import Admission
@@ -20,7 +22,7 @@ from serve.boundary import UNBOUND, Boundary
 from serve.command import Command
 from serve.engine import Engine, Limits, Status
 from serve.errors import Refusal
-from serve.flight import Flights
+from serve.flight import GATEWAY_STOPS, Flights
 from serve.launch import Execute, Launcher
 from serve.upstream import Lost, Upstream
 
@@ -36,12 +38,15 @@ CHANGED_AWAY = Refusal(
     headers={"retry-after": "2"},
 )
 ENDS = "the gateway ends"
-STOPPED = Refusal(503, "gateway_stopping", "the gateway stops", headers={"connection": "close"})
 
 
 @dataclass(frozen=True)
 class Setup:
-    """All that one variant needs to be served; ``told`` is what ``/variant`` says of it."""
+    """All that one variant needs to be served.
+
+    ``told`` is what ``/variant`` says of it, ``at_once`` how many requests its engine is given;
+    ``folder`` is removed when it is served no more.
+    """
 
     name: str
     model: str
@@ -50,6 +55,8 @@ class Setup:
     boundary: Boundary = UNBOUND
     launcher: Launcher | None = None
     fallback: Command | None = None
+    at_once: int | None = None
+    folder: Path | None = None
 
 
 # Makes the setup of a variant beside the one that is served; a ServeError when it cannot.
@@ -58,7 +65,7 @@ Prepare = Callable[[str], Awaitable[Setup]]
 
 @dataclass(frozen=True)
 class Changed:
-    """The outcome of a change: what is served now, after how long, and why not the other."""
+    """The outcome of a change: what is served, after how long; else what went wrong."""
 
     variant: str
     seconds: float
@@ -98,6 +105,8 @@ class Serving:
 
     def _put(self, setup: Setup) -> None:
         self._setup = setup
+        if setup.at_once:
+            self._admission.bounds = replace(self._admission.bounds, at_work=setup.at_once)
         self._engine = Engine(
             setup.command,
             setup.model,
@@ -134,6 +143,11 @@ class Serving:
         return self._setup.boundary
 
     @property
+    def variant(self) -> str:
+        """Its name."""
+        return self._setup.name
+
+    @property
     def told(self) -> dict[str, Any]:
         """What is on."""
         return self._setup.told
@@ -143,7 +157,7 @@ class Serving:
         the first, only one that is ``patient``: its client said how long it would wait.
         """
         if self._stopping:
-            return STOPPED
+            return GATEWAY_STOPS
         if self._was_ready or patient or self.ready:
             return None
         status = self.status
@@ -186,7 +200,7 @@ class Serving:
         finally:
             self._upstream.close()
             while not self._asked.empty():
-                await self._not_changed(self._asked.get_nowait(), ENDS)
+                await self._not_changed(self._asked.get_nowait(), f"nothing was changed: {ENDS}")
             await _closed(self._setup)
         self._running.result()
 
@@ -203,7 +217,7 @@ class Serving:
             setup = await prepare(variant)
             if self._stopping or self._running.done():
                 await _closed(setup)
-                return STOPPED
+                return GATEWAY_STOPS
             self._asked.put_nowait(Change(setup, began, done))
             # Whoever asked may leave; what was begun is ended.
             return await asyncio.shield(done)
@@ -218,21 +232,33 @@ class Serving:
         if self._stopping or self._running.done():
             # Who was accepted is served by the engine that is there.
             self._engine_changed()
-            await self._not_changed(change, ENDS)
+            await self._not_changed(change, f"nothing was changed: {ENDS}")
             return
         fault = await self._replace(after)
-        if fault and not self._stopping:
-            logger.error("%s did not get ready, back to %s: %s", after.name, before.name, fault)
-            if again := await self._replace(before):
-                logger.error("%s did not get ready again: %s", before.name, again)
         if fault:
-            await self._not_changed(change, fault)
+            await self._not_changed(change, await self._way_back(before, after, fault))
         if self._setup is after:
             await _closed(before)
         if fault:
             return
         seconds = time.monotonic() - change.began
         change.done.set_result(Changed(self._setup.name, seconds))
+
+    async def _way_back(self, before: Setup, after: Setup, fault: str) -> str:
+        """Serve again what was served; what there is to tell of it."""
+        failed = f"{after.name} did not get ready"
+        if self._ends:
+            return f"{failed}: {fault}"
+        logger.error("%s, back to %s: %s", failed, before.name, fault)
+        if again := await self._replace(before):
+            logger.error("%s did not get ready again: %s", before.name, again)
+            return f"{failed}: {fault}; nor did {before.name} again: {again}"
+        return f"{failed}, {before.name} is served: {fault}"
+
+    @property
+    def _ends(self) -> bool:
+        """Whether nobody wants an engine any more: those who wait are served before the end."""
+        return self._stopping and not self._admission.waiting
 
     async def _not_changed(self, change: Change, why: str) -> None:
         await _closed(change.setup)
@@ -254,7 +280,7 @@ class Serving:
         self._engine.stop()
         await asyncio.wait({self._running})
         self._upstream.close()
-        if self._stopping:
+        if self._ends:
             return ENDS
         self._put(setup)
         self._running = asyncio.create_task(self._engine.run())
@@ -272,6 +298,8 @@ class Serving:
 
 
 async def _closed(setup: Setup) -> None:
-    """End what stands ready to start its engines; that waits for processes."""
+    """End what stands ready to start its engines, which waits for processes, and what it left."""
     if setup.launcher:
         await asyncio.to_thread(setup.launcher.close)
+    if setup.folder:
+        await asyncio.to_thread(shutil.rmtree, setup.folder, ignore_errors=True)

@@ -1,5 +1,6 @@
 """What can be seen from outside: request ids, counters, log lines, spans."""
 
+import asyncio
 import logging
 import random
 import re
@@ -7,7 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.admission import Admission
@@ -52,6 +60,8 @@ class Metrics:
     """The gateway's own counters, in a registry of their own beside the engine's."""
 
     def __init__(self, admission: Admission | None = None) -> None:
+        # A line for each that says when it was first counted, which nobody asks.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._admission = admission
         self._found: dict[tuple[object, ...], tuple[Counter, Histogram, Histogram, Histogram]] = {}
@@ -129,7 +139,7 @@ class Metrics:
             registry=self.registry,
         )
 
-    def expose(self, status: Status, log_lost: int = 0) -> bytes:
+    async def expose(self, status: Status, log_lost: int = 0) -> bytes:
         """Prometheus text, with the engine's status and the queue as they are now."""
         if self._admission:
             self.in_flight.set(self._admission.at_work)
@@ -143,7 +153,8 @@ class Metrics:
             self._phase.labels(phase).set(seconds)
         self._graphs.labels("loaded").set(len(status.loaded))
         self._graphs.labels("compiled").set(len(status.compiled))
-        return generate_latest(self.registry)
+        # Of a hundred keys it takes a quarter of a second, in which streams go on.
+        return await asyncio.to_thread(generate_latest, self.registry)
 
     def count(self, seen: Seen, seconds: float) -> None:
         """One request, at its end."""
@@ -221,6 +232,10 @@ class Observed:
         try:
             with tracing:
                 await self._app(scope, receive, observed)
+        except Exception:
+            # Whoever called us answers it.
+            seen.status = seen.status or 500
+            raise
         finally:
             seconds = time.perf_counter() - seen.began
             self._metrics.count(seen, seconds)

@@ -6,7 +6,7 @@ parent of the engine's. OpenTelemetry is imported only then.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -30,10 +30,13 @@ EXPORT_SECONDS = 2
 class Tracer:
     """Makes spans and sends them to ``endpoint``, the base URL of an OTLP/HTTP collector.
 
+    ``variant`` tells what is served when one ends.
+
     :raises ConfigError: it is no URL, or OpenTelemetry is not installed.
     """
 
-    def __init__(self, endpoint: str, variant: str) -> None:
+    def __init__(self, endpoint: str, variant: Callable[[], str]) -> None:
+        self.variant = variant
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ConfigError(f"PREHEAT_OTLP_ENDPOINT={endpoint}: expected http://HOST:4318")
@@ -49,7 +52,7 @@ class Tracer:
                 "pip install 'preheat[otlp]'",
             ) from error
         named = {"service.name": "preheat", "service.version": __version__}
-        self._provider = TracerProvider(resource=Resource(named | {"preheat.variant": variant}))
+        self._provider = TracerProvider(resource=Resource(named))
         traces = f"{endpoint.rstrip('/')}/v1/traces"
         exporter = OTLPSpanExporter(traces, timeout=EXPORT_SECONDS)
         self._provider.add_span_processor(
@@ -90,6 +93,7 @@ def traced(tracer: Tracer, scope: Scope, seen: "Seen") -> Iterator[None]:
             "http.request.method": scope["method"],
             "http.route": seen.route.path,
             "http.response.status_code": seen.status,
+            "preheat.variant": tracer.variant(),
             "preheat.request_id": seen.request_id,
             "preheat.key": seen.key,
             "preheat.queue_seconds": seen.queued,

@@ -149,13 +149,27 @@ class Requests:
                 "logprob_token_ids", value, "leave it out"
             ),
         }
+        prompted: dict[str, Shape] = {"prompt": lambda value: self._prompt("prompt", value)}
+        pooled: dict[str, Shape] = {"input": lambda value: self._prompt("input", value)}
         self._shapes: dict[str, Mapping[str, Shape]] = {
-            "/v1/completions": sampling | {"prompt": lambda value: self._prompt("prompt", value)},
+            "/v1/completions": sampling | prompted,
             "/v1/chat/completions": sampling,
             "/v1/chat/completions/batch": sampling,
             "/v1/responses": common,
             "/v1/messages": handed,
-            "/v1/embeddings": {"input": lambda value: self._prompt("input", value)},
+            "/cohere/v2/chat": handed,
+            # Whichever of the others' requests it is.
+            "/invocations": sampling | prompted | pooled,
+            "/generative_scoring": {
+                "query": lambda value: self._prompt("query", value),
+                "items": lambda value: self._prompt("items", value),
+                "label_token_ids": lambda value: self._all(
+                    "label_token_ids", value, "ask for a token that is left"
+                ),
+            },
+            "/v1/embeddings": pooled,
+            "/pooling": pooled,
+            "/classify": pooled,
             "/detokenize": {
                 "tokens": lambda value: self._all(
                     "tokens", value, "ask the original tokenizer for its text"
@@ -270,6 +284,10 @@ class Answers:
             "/v1/responses": streamed,
             "/v1/responses/{response_id}": streamed,
             "/v1/responses/{response_id}/cancel": streamed,
+            "/cohere/v2/chat": {"logprobs": Each({"token_ids": self._ids})},
+            "/invocations": completion,
+            "/v1/audio/transcriptions": {"segments": raw},
+            "/v1/audio/translations": {"segments": raw},
             "/tokenize": {"tokens": self._ids},
         }
 

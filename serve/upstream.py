@@ -46,7 +46,8 @@ class Upstream:
         """
         connection = self._kept() or await self._new()
         try:
-            await connection.ask(request(method, target, headers, body), bare=method == "HEAD")
+            head = request_head(method, target, headers, len(body))
+            await connection.ask(head, body, bare=method == "HEAD")
         except BaseException:
             connection.drop()
             raise
@@ -115,7 +116,7 @@ class Connection(asyncio.Protocol):
         self.headers: Headers = []
         self.trailers: Headers = []
 
-    async def ask(self, data: bytes, *, bare: bool) -> None:
+    async def ask(self, head: bytes, body: bytes, *, bare: bool) -> None:
         """Send a request; ``bare`` says that its answer has no body whatever its head says.
 
         :raises Lost: no head came back.
@@ -125,7 +126,8 @@ class Connection(asyncio.Protocol):
         self.status, self.headers, self.trailers = 0, [], []
         if self._transport is None or self.gone:
             raise Lost("the connection was closed")
-        self._transport.write(data)
+        # Not joined: a large body would be held twice.
+        self._transport.writelines((head, body) if body else (head,))
         while not self._headed:
             await self._news()
 
@@ -253,13 +255,13 @@ class Connection(asyncio.Protocol):
             self._whole = True
 
 
-def request(
-    method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes
+def request_head(
+    method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]], length: int
 ) -> bytes:
-    """One request as it goes over the wire."""
+    """One request as it goes over the wire, up to its body of ``length`` bytes."""
     lines = [b"%s: %s\r\n" % pair for pair in headers]
-    if body or method not in ("GET", "HEAD", "OPTIONS"):
-        lines.append(b"content-length: %d\r\n" % len(body))
+    if length or method not in ("GET", "HEAD", "OPTIONS"):
+        lines.append(b"content-length: %d\r\n" % length)
     return b"".join(
-        (method.encode(), b" ", target, b" HTTP/1.1\r\nhost: engine\r\n", *lines, b"\r\n", body)
+        (method.encode(), b" ", target, b" HTTP/1.1\r\nhost: engine\r\n", *lines, b"\r\n")
     )

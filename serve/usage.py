@@ -15,8 +15,10 @@ MARK = b'"usage":'
 WINDOW = 600
 COUNT = re.compile(rb'"(prompt|input|completion|output)_tokens":\s*(\d{1,12})')
 OPTIONS = "stream_options"
+# Without the next nothing comes of it; with it, all that the client did not ask for.
+CONTINUOUS = "continuous_usage_stats"
 # The routes whose streams tell no usage unless they are asked to.
-ASKED = frozenset(("/v1/chat/completions", "/v1/completions"))
+ASKED = frozenset(("/v1/chat/completions", "/v1/completions", "/invocations"))
 # Bytes of a request for each token of a prompt, where the engine did not say: English in most
 # vocabularies takes four and more.
 BYTES_PER_TOKEN = 4
@@ -41,12 +43,18 @@ class Meter:
             self._said = found
         self._before = text[-WINDOW:]
 
-    @property
-    def tokens(self) -> tuple[int, int]:
+    def tokens(self, *, ended: bool) -> tuple[int, int]:
         """Tokens of the prompt and of the answer: what the engine said, or else an estimate, a
-        token for each event and for each four bytes asked.
+        token for each event and for each four bytes asked. A whole answer that tells no usage is
+        one that takes none, as the engine's tokenizer's.
         """
-        return self._said or (self._asked // BYTES_PER_TOKEN, self._events)
+        if self._said:
+            # Some streams tell what they read when they begin, and what they said at their end.
+            read, said = self._said
+            return read, said or self._events
+        if ended and not self._events:
+            return 0, 0
+        return self._asked // BYTES_PER_TOKEN, self._events
 
 
 def counts(usage: bytes) -> tuple[int, int] | None:
@@ -63,7 +71,8 @@ def asking(route: str, body: bytes) -> bytes:
 
     Every other character stays. A body that is no JSON object stays whole: vLLM refuses it.
     """
-    if route not in ASKED:
+    # One that hides the word behind an escape is told no usage, and counted by its events.
+    if route not in ASKED or b"stream" not in body:
         return body
     try:
         text, encoding = decoded(body)
@@ -78,7 +87,8 @@ def asking(route: str, body: bytes) -> bytes:
         return body
     if not yes(told.get("stream")) or yes((options or {}).get("include_usage")):
         return body
-    wanted = json.dumps({**(options or {}), "include_usage": True})
+    kept = {name: value for name, value in (options or {}).items() if name != CONTINUOUS}
+    wanted = json.dumps({**kept, "include_usage": True})
     if OPTIONS not in told:
         edits.places.append(first_member(text, OPTIONS, wanted))
     else:

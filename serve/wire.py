@@ -329,6 +329,9 @@ class Wire(HttpToolsProtocol):
             self._patience = math.inf
             cycle.more_body = False
             cycle.message_event.set()
+            # A large body's last piece stopped it, and whoever has all of a body asks no more: it
+            # would not be seen that the client leaves.
+            self.flow.resume_reading()
 
     # What goes.
 

@@ -92,13 +92,13 @@ def test_the_dashboard_is_mounted_where_grafana_is_told_to_look() -> None:
     assert home == f"{provider['options']['path']}/{DASHBOARD.name}"
 
 
-def test_the_gateway_has_every_metric_of_its_own_that_is_asked_for() -> None:
+async def test_the_gateway_has_every_metric_of_its_own_that_is_asked_for() -> None:
     metrics = Metrics()
     seen = Seen(Route("/v1/completions"), "id", 0.0, status=200, queued=0.1, refused="x")
     metrics.count(seen, 1.0)
     metrics.tokens.labels("-", "read").inc()
     status = Status(State.READY, "", {"imports": 1.0}, (), (), (), 0, "", fell_back=False)
-    exposed = set(SAMPLE.findall(metrics.expose(status).decode()))
+    exposed = set(SAMPLE.findall((await metrics.expose(status)).decode()))
     ours = {name for name in metrics_named() if name.startswith("preheat_")}
     assert ours
     assert ours - exposed == set()

@@ -2,11 +2,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import pytest
 
 from serve.app import create_app, state_of
 from serve.engine import State, Status
+from serve.routes import ADMIN, OWN, Route
 from serve.upstream import Upstream
 from tests.serve.live import Gateway, fake_setup, gateway, rooms, until, until_ready
+from tests.serve.test_proxy import raw
 
 
 async def test_health_says_the_gateway_lives_whatever_the_engine_does(tmp_path: Path) -> None:
@@ -68,6 +71,18 @@ async def test_metrics_answer_when_the_engine_has_just_died(tmp_path: Path) -> N
 async def test_a_listed_route_is_not_redirected_to_by_its_like(shared: Gateway) -> None:
     async with shared.client.get("/health/", allow_redirects=False) as answer:
         assert answer.status == 404
+
+
+@pytest.mark.parametrize("route", [*OWN, *ADMIN], ids=lambda route: route.path)
+@pytest.mark.parametrize("more", ["%0A", "%0a%0a", "%20", "/", "%00", ";a"])
+async def test_what_is_nearly_a_path_of_ours_is_none(
+    shared: Gateway, route: Route, more: str
+) -> None:
+    """What one router takes for a path, the one behind it must not take for another."""
+    line = f"{route.methods[0]} {route.path}{more} HTTP/1.1"
+    answer = await raw(shared, f"{line}\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"unknown_route" in answer
 
 
 def test_the_status_becomes_json_without_loss() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from yarl import URL
 
 from serve.gate import parsed_keys, secret_of
 from serve.keys import Keys
 from tests.serve.keyrings import made, written
-from tests.serve.live import MODEL, Gateway, gateway, until_ready
+from tests.serve.live import MODEL, Gateway, gateway, until, until_ready
 
 ASKED = {"model": MODEL, "prompt": "one two three", "max_tokens": 5}
 
@@ -86,6 +87,29 @@ async def test_a_key_goes_where_it_may(tmp_path: Path) -> None:
         assert await code(running, "/v1/responses", headers) == (403, "route_not_allowed")
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/metrics%0A"), ("GET", "/variant%0A"), ("POST", "/admin/variant%0A")],
+)
+async def test_no_spelling_of_a_path_gets_around_a_key(
+    tmp_path: Path, method: str, path: str
+) -> None:
+    async with keyed(tmp_path, routes=("/v1/completions",)) as (running, headers):
+        asked = URL(running.url + path, encoded=True)
+        for sent, status in ((headers, 404), ({}, 401)):
+            async with running.client.request(method, asked, headers=sent) as answer:
+                assert answer.status == status
+
+
+async def test_what_tells_no_usage_costs_nothing_when_it_is_whole(tmp_path: Path) -> None:
+    async with keyed(tmp_path, tokens_per_minute=10) as (running, headers):
+        for _ in range(3):
+            sent = running.client.post("/tokenize", data=b"x" * 4000, headers=headers)
+            async with sent as answer:
+                assert answer.status == 200
+        assert (await complete(running, headers))[0] == 200
+
+
 async def test_requests_of_a_minute_are_counted(tmp_path: Path) -> None:
     async with keyed(tmp_path, requests_per_minute=2) as (running, headers):
         assert [(await complete(running, headers))[0] for _ in range(3)] == [200, 200, 429]
@@ -124,6 +148,8 @@ async def test_what_the_engine_refused_or_died_of_costs_nothing(tmp_path: Path) 
             assert (await complete(running, sent, prompt="long " * 100))[0] == 400
         sent = headers | {"x-fake": "crash"}
         assert (await complete(running, sent, prompt="long " * 100))[0] == 502
+        # Until it is seen to be dead, a request could still be put on a connection to it.
+        await until(lambda: not running.engine.ready, "seen to be dead")
         assert (await complete(running, headers))[0] == 200
 
 

@@ -13,6 +13,7 @@ from aiohttp import ClientResponse
 
 from serve.admission import Bounds
 from serve.limits import WireLimits
+from serve.preflight import MIB
 from tests.serve.live import ROOMY, WAITING, Gateway, gateway, until, until_ready
 
 ONE = Bounds(at_work=1, waiting=1, held_bytes=2000)
@@ -53,8 +54,8 @@ async def test_one_waits_and_the_next_is_told_when_to_come_again(tmp_path: Path)
         assert "preheat_requests_in_flight 0.0" in await running.metrics()
 
 
-async def ask(running: Gateway) -> int:
-    async with running.client.post("/v1/completions", json=QUICK) as answer:
+async def ask(running: Gateway, prompt: str = "p") -> int:
+    async with running.client.post("/v1/completions", json=QUICK | {"prompt": prompt}) as answer:
         return answer.status
 
 
@@ -125,10 +126,12 @@ async def test_a_deadline_that_is_none_is_refused(tmp_path: Path, seconds: str) 
         assert await code(answer) == (400, "invalid_timeout")
 
 
-async def test_a_client_that_leaves_the_queue_takes_no_place(tmp_path: Path) -> None:
-    async with narrow(tmp_path) as running:
+# A large body arrives in pieces, of which the last one stops the reading of more.
+@pytest.mark.parametrize("size", [1, 100_000, 900_000])
+async def test_a_client_that_leaves_the_queue_takes_no_place(tmp_path: Path, size: int) -> None:
+    async with narrow(tmp_path, bounds=replace(ONE, held_bytes=MIB)) as running:
         async with occupied(running):
-            waiting = asyncio.create_task(ask(running))
+            waiting = asyncio.create_task(ask(running, "p" * size))
             await until(lambda: running.rooms.admission.waiting == 1, "queued")
             waiting.cancel()
             await until(lambda: running.rooms.admission.waiting == 0, "noticed")

@@ -28,6 +28,7 @@ class Prepared:
         self.switches = switches
         self.asked: list[str] = []
         self.hold: asyncio.Event | None = None
+        self.at_once: int | None = None
 
     async def __call__(self, variant: str) -> Setup:
         self.asked.append(variant)
@@ -37,7 +38,8 @@ class Prepared:
             await self.hold.wait()
         folder = self.folder / f"change-{len(self.asked)}"
         folder.mkdir()
-        return fake_setup(folder, *self.switches[variant], name=variant)
+        setup = fake_setup(folder, *self.switches[variant], name=variant)
+        return replace(setup, at_once=self.at_once, folder=folder)
 
 
 @asynccontextmanager
@@ -98,10 +100,49 @@ async def test_one_that_does_not_get_ready_is_rolled_back(tmp_path: Path) -> Non
     async with changeable(tmp_path, prepared) as running:
         status, told = await change(running, "broken")
         assert (status, told["error"]["code"]) == (500, "change_failed")
-        assert "the engine died at start" in told["error"]["message"]
+        assert "broken did not get ready, fake is served: the engine died at start" in " ".join(
+            told["error"]["message"].split()
+        )
         assert await served(running) == "fake"
         async with running.client.post("/v1/responses", headers=Callers.admin) as answer:
             assert answer.status == 200
+
+
+async def test_a_change_leaves_nothing_of_what_is_served_no_more(tmp_path: Path) -> None:
+    prepared = Prepared(tmp_path, other=(), broken=("--crash-at-start",))
+    async with changeable(tmp_path, prepared) as running:
+        for variant in ("other", "broken", "other"):
+            await change(running, variant)
+        assert sorted(path.name for path in tmp_path.glob("change-*")) == ["change-3"]
+    assert list(tmp_path.glob("change-*")) == []
+
+
+async def test_each_variant_has_its_own_number_of_places(tmp_path: Path) -> None:
+    prepared = Prepared(tmp_path, other=(), broken=("--crash-at-start",))
+    async with changeable(tmp_path, prepared) as running:
+        admission = running.rooms.admission
+        before = admission.bounds
+        prepared.at_once = 3
+        await change(running, "other")
+        assert admission.bounds == replace(before, at_work=3)
+        prepared.at_once = 5
+        await change(running, "broken")
+        assert admission.bounds == replace(before, at_work=3)
+
+
+async def test_the_way_back_that_fails_is_told_too(tmp_path: Path) -> None:
+    prepared = Prepared(tmp_path, broken=("--crash-at-start",))
+    async with changeable(tmp_path, prepared) as running:
+        # What is served cannot be started again.
+        serving = running.rooms.serving
+        gone = replace(serving._setup.command, argv=("/no/such/engine",))
+        serving._setup = replace(serving._setup, command=gone)
+        status, told = await change(running, "broken")
+        assert (status, told["error"]["code"]) == (500, "change_failed")
+        assert "nor did fake again" in told["error"]["message"]
+        assert "is served" not in told["error"]["message"]
+        await asyncio.wait({running.running})
+        assert running.running.exception() is not None
 
 
 async def test_one_that_cannot_be_prepared_changes_nothing(tmp_path: Path) -> None:
@@ -226,6 +267,22 @@ async def test_a_stop_while_a_change_drains_leaves_the_engine_to_those_who_were_
             assert await waiting == 200
             assert (await answer.content.read()).endswith(b"data: [DONE]\n\n")
         assert running.engine.ready
+
+
+async def test_who_waits_when_all_is_to_end_is_served_by_the_engine_that_starts(
+    tmp_path: Path,
+) -> None:
+    prepared = Prepared(tmp_path, other=("--ready-after", "1"))
+    async with changeable(tmp_path, prepared, drain_seconds=30) as running:
+        before = running.engine
+        changing = asyncio.create_task(change(running, "other"))
+        await until(lambda: not running.rooms.admission.open, "the gate is shut")
+        waiting = asyncio.create_task(until_answered(running))
+        await until(lambda: running.rooms.admission.waiting == 1, "queued")
+        await until(lambda: running.engine is not before, "the other is starting")
+        running.rooms.serving.close()
+        assert await waiting == 200
+        assert (await changing)[0] == 200
 
 
 async def test_a_change_that_is_prepared_when_all_ends_is_answered_and_left(tmp_path: Path) -> None:

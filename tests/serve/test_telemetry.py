@@ -76,9 +76,9 @@ async def test_what_machines_ask_every_few_seconds_is_not_worth_a_line(
     assert levels["/variant"] == logging.INFO
 
 
-def test_phases_of_an_earlier_start_are_not_told_of_the_last_one() -> None:
+async def test_phases_of_an_earlier_start_are_not_told_of_the_last_one() -> None:
     metrics = Metrics()
-    metrics.expose(Status(State.READY, phases={"imports": 1.0, "compile": 60.0}))
-    text = metrics.expose(Status(State.READY, phases={"imports": 2.0})).decode()
+    await metrics.expose(Status(State.READY, phases={"imports": 1.0, "compile": 60.0}))
+    text = (await metrics.expose(Status(State.READY, phases={"imports": 2.0}))).decode()
     phases = [key for key in samples(text) if key[0] == "preheat_start_phase_seconds"]
     assert phases == [("preheat_start_phase_seconds", (("phase", "imports"),))]

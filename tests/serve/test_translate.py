@@ -66,6 +66,16 @@ def test_a_map_of_the_real_size_is_small():
         (COMPLETIONS, "prompt", ["3", "99"], ["3", "99"]),
         (COMPLETIONS, "prompt", [], []),
         (COMPLETIONS, "prompt", None, None),
+        ("/invocations", "prompt", [3, 99], [served(3), served(99)]),
+        ("/invocations", "input", [[3], [99]], [[served(3)], [served(99)]]),
+        ("/invocations", "stop_token_ids", [3], [served(3)]),
+        ("/generative_scoring", "label_token_ids", [3, 99], [served(3), served(99)]),
+        ("/generative_scoring", "query", [3, 99], [served(3), served(99)]),
+        ("/generative_scoring", "query", "3", "3"),
+        ("/generative_scoring", "items", [[3], [99]], [[served(3)], [served(99)]]),
+        ("/generative_scoring", "items", ["3"], ["3"]),
+        ("/pooling", "input", [3, 99], [served(3), served(99)]),
+        ("/classify", "input", [3, 99], [served(3), served(99)]),
         ("/v1/embeddings", "input", [3, 99], [served(3), served(99)]),
         ("/v1/embeddings", "input", [[3], [99]], [[served(3)], [served(99)]]),
         ("/v1/embeddings", "input", "a", "a"),
@@ -89,7 +99,7 @@ def test_a_map_of_the_real_size_is_small():
                 {"do_remote_prefill": True, "prompt_token_ids": [3], "token_ids": [3]},
                 {"do_remote_prefill": True, "prompt_token_ids": [served(3)], "token_ids": [3]},
             )
-            for route in (*SAMPLING, "/v1/responses", "/v1/messages")
+            for route in (*SAMPLING, "/v1/responses", "/v1/messages", "/cohere/v2/chat")
         ),
     ],
 )
@@ -309,6 +319,9 @@ ANSWERS: list[tuple[str, Any]] = [
     ),
     (CHAT, {"choices": [{"delta": {"content": "a"}, "token_ids": [7]}]}),
     ("/v1/chat/completions/batch", {"choices": [{"token_ids": [7]}, {"token_ids": [8]}]}),
+    ("/invocations", {"choices": [{"token_ids": [7]}]}),
+    ("/cohere/v2/chat", {"logprobs": [{"text": "a", "token_ids": [7], "logprobs": [-0.5]}]}),
+    ("/v1/audio/transcriptions", {"segments": [{"id": 0, "tokens": [7, 8]}]}),
     ("/tokenize", {"count": 3, "max_model_len": 90, "tokens": [3, 90], "token_strs": ["3", "9"]}),
     (
         "/v1/responses",
@@ -401,10 +414,19 @@ def test_every_route_is_known():
     """A route that is added is looked at: does it hold ids?"""
     without = {
         "/v1/messages/count_tokens",
+        "/v1/systemone",
+        "/v2/embed",
+        "/score",
         "/v1/score",
+        "/rerank",
         "/v1/rerank",
+        "/v2/rerank",
         "/v1/models",
+        "/tokenizer_info",
         "/version",
+        "/load",
+        "/ping",
+        "/kv_event_sources",
     }
     requests, answers = Requests(VOCABULARY), Answers(VOCABULARY)
     with_ids = {r.path for r in FORWARDED if requests.shape(r.path) or answers.shape(r.path)}
@@ -423,9 +445,18 @@ import vllm.entrypoints.anthropic.protocol as d
 import vllm.entrypoints.serve.tokenize.protocol as e
 import vllm.entrypoints.pooling.embed.protocol as f
 import vllm.entrypoints.pooling.scoring.protocol as g
-IDS = re.compile(r"token_ids$|logit_bias|^tokens$|prompt_logprobs|^stop_reason$|^prompt$|^input$")
+import vllm.entrypoints.cohere.protocol as h
+import vllm.entrypoints.generate.generative_scoring.serving as i
+import vllm.entrypoints.generate.structured_decisions.protocol as j
+import vllm.entrypoints.pooling.base.protocol as k
+import vllm.entrypoints.pooling.pooling.protocol as l
+import vllm.entrypoints.pooling.classify.protocol as m
+import vllm.entrypoints.speech_to_text.transcription.protocol as n
+import vllm.entrypoints.speech_to_text.translation.protocol as o
+NAMES = "prompt_logprobs prompt input query items tokens stop_reason"
+IDS = re.compile(rf"token_ids$|logit_bias|^({NAMES.replace(' ', '|')})$")
 found = set()
-for module in (a, b, c, d, e, f, g):
+for module in (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o):
     for model in vars(module).values():
         if isinstance(model, type) and issubclass(model, BaseModel):
             if model.__module__ == module.__name__:

@@ -24,11 +24,11 @@ STREAM = b"".join(
 )
 
 
-def measured(*chunks: bytes, asked: int = 400) -> tuple[int, int]:
+def measured(*chunks: bytes, asked: int = 400, ended: bool = False) -> tuple[int, int]:
     meter = Meter(asked)
     for chunk in chunks:
         meter.feed(chunk)
-    return meter.tokens
+    return meter.tokens(ended=ended)
 
 
 def test_a_whole_answer_tells_its_usage() -> None:
@@ -55,6 +55,24 @@ def test_what_a_model_says_is_not_taken_for_usage() -> None:
 def test_a_stream_that_was_left_is_estimated() -> None:
     events = [event({"choices": [{"text": "a"}]})] * 7
     assert measured(*events) == (100, 7)
+
+
+def test_a_stream_that_tells_what_it_read_at_its_beginning_is_estimated_when_left() -> None:
+    start = {"message": {"usage": {"input_tokens": 12, "output_tokens": 0}}}
+    deltas = [event({"type": "content_block_delta"})] * 6
+    assert measured(event(start), *deltas) == (12, 7)
+
+
+@pytest.mark.parametrize(("ended", "charged"), [(True, (0, 0)), (False, (100, 0))])
+def test_a_whole_answer_that_tells_nothing_took_nothing(
+    ended: bool,
+    charged: tuple[int, int],
+) -> None:
+    assert measured(b'{"tokens":[1,2],"count":2}', ended=ended) == charged
+
+
+def test_a_whole_stream_that_tells_nothing_is_counted_by_its_events() -> None:
+    assert measured(*[event({"choices": []})] * 3, ended=True) == (100, 3)
 
 
 @given(st.lists(st.integers(1, 60), max_size=20))
