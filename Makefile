@@ -218,13 +218,17 @@ fuzz: $(STAMP)-$(ENGINE) $(STAMP)-fuzz ## every parser of checkpoints, guided by
 report: $(STAMP)-gateway $(STAMP)-eval ## one HTML page of every record: frontier, cold starts, K, vocabulary, ledger
 	$(BIN)/python -m scripts.report --out .cache/report.html
 
+# What starts no engine and no container, and leaves a core to whoever runs beside it.
+LIGHT := not engine and not torch and not slow and not docker
+
 .PHONY: test
 test: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-image $(STAMP)-zipnn $(STAMP)-bnb ## the whole suite, real vLLM included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m '$(LIGHT)'
+	$(BIN)/python -m pytest -m 'not ($(LIGHT))'
 
 .PHONY: test-fast
 test-fast: $(STAMP)-gateway $(STAMP)-test $(STAMP)-image ## the inner loop: no vLLM, half a minute
-	$(BIN)/python -m pytest -n 4 -m "not engine and not torch and not slow and not docker"
+	$(BIN)/python -m pytest -n 4 -m '$(LIGHT)'
 
 .PHONY: check
 check: $(STAMP)-gateway $(STAMP)-dev ## lint, types, generated docs, records, ledger; writes nothing

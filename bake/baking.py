@@ -16,7 +16,13 @@ from bake.cache import Report
 from bake.progress import Progress, Timer
 from serve.engine import Limits
 from serve.plan import Plan, make_plan
-from serve.preflight import check_memory, free_memory, needed_bytes
+from serve.preflight import (
+    check_kernels,
+    check_memory,
+    free_memory,
+    instructions,
+    needed_bytes,
+)
 from serve.settings import Settings
 
 
@@ -36,6 +42,8 @@ def bake_all(
             if settings.check_memory:
                 needed = needed_bytes(plan.model, plan.target)
                 check_memory(needed, *free_memory(plan.target, plan.gpu))
+            if plan.target.device == "cpu":
+                check_kernels(plan.model, instructions())
             progress.say(f"baking {plan.variant.name} of {plan.model.name} for {plan.target.name}")
             progress.say(f"  model {plan.model.name}: {plan.why}")
             for dropped in plan.command.dropped:

@@ -117,7 +117,7 @@ class Model:
     its chat template knows thoughts; ``redistilled_head`` that a head for drafts was made for it.
     ``derived`` says what it was made of, where levers made it.
     ``draft_vocab_size`` is its own number of tokens to choose drafts from; ``counts`` say which
-    are used most, by their original ids.
+    are used most, by their original ids. ``int4`` says that vLLM multiplies by INT4 weights.
     """
 
     name: str
@@ -134,6 +134,7 @@ class Model:
     derived: Origin | None = None
     draft_vocab_size: int | None = None
     counts: Counts | None = None
+    int4: bool = False
 
 
 def known_models(experiments: Path) -> list[str]:
@@ -194,6 +195,7 @@ def load_model(source: ModelSource) -> Model:
         derived=origin.read(folder),
         draft_vocab_size=source.draft_vocab_size,
         thinks=_thinks(folder),
+        int4=packed.codec == "int4" if packed else _int4(config),
     )
 
 
@@ -230,6 +232,13 @@ def tensor_names(shard: Path) -> set[str]:
         ) from error
     except HeaderError as error:
         raise ConfigError(f"{shard}: {error}") from error
+
+
+def _int4(config: dict[str, Any]) -> bool:
+    said = config.get("quantization_config")
+    return isinstance(said, dict) and (
+        said.get("format") == "pack-quantized" or said.get("quant_method") in ("awq", "gptq")
+    )
 
 
 def _thinks(folder: Path) -> bool:

@@ -6,6 +6,7 @@ Each check is a pure judgement over facts that thin probes read from this machin
 import contextlib
 import errno
 import ipaddress
+import re
 import resource
 import socket
 from pathlib import Path
@@ -67,6 +68,27 @@ def check_compiler(found: str | None) -> None:
             "serve a variant that is baked (PREHEAT_CACHE_POLICY=require says why one is not "
             "used), or install g++",
         )
+
+
+def check_kernels(model: Model, instructions: frozenset[str]) -> None:
+    """Refuse INT4 weights on an x86-64 CPU that vLLM 0.32 has no kernel of theirs for.
+
+    ``instructions`` are those of the CPU, and none where it does not tell.
+
+    :raises PreflightError: it has none, which an engine says only when it computes.
+    """
+    if model.int4 and instructions and "avx512f" not in instructions:
+        raise PreflightError(
+            f"{model.path}: the weights are INT4, and vLLM multiplies by them on a CPU with "
+            "AVX-512 only, which this one has not",
+            "serve a variant or a MODEL whose weights are not INT4",
+        )
+
+
+def instructions() -> frozenset[str]:
+    """What an x86-64 CPU says that it can do."""
+    found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return frozenset(found[1].split() if found else ())
 
 
 def check_keys(host: str, *, asked: bool, waived: bool) -> None:

@@ -33,10 +33,12 @@ from serve.preflight import (
     MIB,
     bind,
     check_compiler,
+    check_kernels,
     check_keys,
     check_memory,
     check_socket,
     free_memory,
+    instructions,
     needed_bytes,
     raise_open_files,
 )
@@ -123,6 +125,8 @@ def check(plan: Plan, *, memory: bool) -> None:
     """
     if memory:
         check_memory(needed_bytes(plan.model, plan.target), *free_memory(plan.target, plan.gpu))
+    if plan.target.device == "cpu":
+        check_kernels(plan.model, instructions())
     if plan.target.device == "cpu" and not plan.cache.used:
         check_compiler(shutil.which("g++", path=plan.command.env.get("PATH")))
     check_socket(plan.command.socket)

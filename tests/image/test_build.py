@@ -11,6 +11,7 @@ from docker import DockerClient
 
 from bake.image import context
 from bake.image.container import LABEL
+from tests.hardware import avx512
 from tests.image.checkouts import BAKED, MODEL, ROOT, VARIANT, Checkout, environment
 from tests.image.images import Built, build, forget, tags
 
@@ -104,6 +105,7 @@ def test_a_line_of_the_gateway_makes_the_last_layer_anew_and_bakes_nothing(
     )
 
 
+@avx512
 @pytest.mark.engine
 def test_a_variant_of_weights_of_its_own_bakes_that_one_alone(client, own, built, name):
     derived = own.preheat("bake", "derive", HEAD)

@@ -16,6 +16,7 @@ from openai import OpenAI
 
 from scripts.served import NotServed, Served, served
 from serve.settings import REPOSITORY
+from tests.hardware import avx512
 from tests.integration.conftest import settings
 from tests.serve.plugin.packed import damage
 
@@ -81,7 +82,7 @@ def loads(running: Served) -> list[dict[str, Any]]:
     return list(told["engine"]["weights"] if "engine" in told else told["weights"])
 
 
-@pytest.fixture(scope="module", params=["int4", "int5", "q6_k"])
+@pytest.fixture(scope="module", params=[pytest.param("int4", marks=avx512), "int5", "q6_k"])
 def packed(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[str, Served]]:
     """A blob of one codec, with MTP."""
     codec: str = request.param

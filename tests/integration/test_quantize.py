@@ -16,6 +16,7 @@ import pytest
 from bake.checkpoint.convert import convert
 from bake.quantize import Recipe, quantize
 from serve.settings import REPOSITORY
+from tests.hardware import avx512
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -65,6 +66,7 @@ def engine(
     return read, tokens, drawn
 
 
+@avx512
 @pytest.mark.parametrize(
     ("recipe", "drafts"),
     [

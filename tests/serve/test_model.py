@@ -29,6 +29,23 @@ def test_a_sound_checkpoint_is_read_from_its_headers(tmp_path: Path) -> None:
     assert not loaded(checkpoint(tmp_path / "n", "model.a")).has_mtp
 
 
+@pytest.mark.parametrize(
+    ("said", "int4"),
+    [
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, True),
+        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, False),
+        ({"quant_method": "gptq", "bits": 4}, True),
+        (None, False),
+        ("odd", False),
+    ],
+)
+def test_int4_weights_are_known_by_the_config(tmp_path: Path, said: object, int4: bool) -> None:
+    folder = checkpoint(tmp_path / "m", "model.a")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": said}))
+    assert loaded(folder).int4 is int4
+
+
 def test_a_link_is_followed_so_that_one_checkpoint_has_one_path(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "real", "a")
     (tmp_path / "link").symlink_to(folder)

@@ -1,4 +1,5 @@
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from serve.preflight import (
     MIB,
     bind,
     check_compiler,
+    check_kernels,
     check_memory,
     check_socket,
     free_memory,
@@ -35,6 +37,17 @@ def test_what_will_compile_needs_a_compiler() -> None:
     check_compiler("/usr/bin/g++")
     with pytest.raises(PreflightError, match=r"compiles, and there is no g\+\+ on PATH"):
         check_compiler(None)
+
+
+def test_int4_weights_ask_a_cpu_for_avx_512() -> None:
+    int4 = replace(MODEL, int4=True)
+    check_kernels(int4, frozenset(("avx2", "avx512f")))
+    # One that does not tell is not of this kind.
+    check_kernels(int4, frozenset())
+    check_kernels(MODEL, frozenset(("avx2",)))
+    with pytest.raises(PreflightError, match="the weights are INT4") as refused:
+        check_kernels(int4, frozenset(("avx2",)))
+    assert "AVX-512" in str(refused.value)
 
 
 def test_too_little_memory_says_needed_and_free() -> None:

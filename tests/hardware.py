@@ -1,0 +1,12 @@
+"""What a test asks of this machine's CPU."""
+
+import pytest
+
+from serve.preflight import instructions
+
+FOUND = instructions()
+# Users' laptops mostly have none; a CPU that does not tell is no x86-64 one.
+avx512 = pytest.mark.skipif(
+    bool(FOUND) and "avx512f" not in FOUND,
+    reason="this CPU has no AVX-512, which vLLM's INT4 kernels for CPUs ask for",
+)
