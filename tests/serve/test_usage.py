@@ -96,7 +96,7 @@ def body(**fields: Any) -> bytes:
         ({"stream_options": {}}, {"include_usage": True}),
         (
             {"stream_options": {"continuous_usage_stats": True, "include_usage": False}},
-            {"continuous_usage_stats": True, "include_usage": True},
+            {"include_usage": True},
         ),
     ],
 )
