@@ -43,7 +43,7 @@ def bake_all(
                 needed = needed_bytes(plan.model, plan.target)
                 check_memory(needed, *free_memory(plan.target, plan.gpu))
             if plan.target.device == "cpu":
-                check_kernels(plan.model, instructions())
+                check_kernels(plan.model, plan.variant, instructions())
             progress.say(f"baking {plan.variant.name} of {plan.model.name} for {plan.target.name}")
             progress.say(f"  model {plan.model.name}: {plan.why}")
             for dropped in plan.command.dropped:

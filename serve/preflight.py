@@ -14,6 +14,7 @@ from pathlib import Path
 from serve.errors import ConfigError, PreflightError
 from serve.model import Model
 from serve.target import Gpu, Target
+from serve.variant import Variant
 
 GIB = 1024**3
 MIB = 1024**2
@@ -70,18 +71,21 @@ def check_compiler(found: str | None) -> None:
         )
 
 
-def check_kernels(model: Model, instructions: frozenset[str]) -> None:
-    """Refuse INT4 weights on an x86-64 CPU that vLLM 0.32 has no kernel of theirs for.
+def check_kernels(model: Model, variant: Variant, instructions: frozenset[str]) -> None:
+    """Refuse what vLLM 0.32 has kernels for on no x86-64 CPU without AVX-512.
 
     ``instructions`` are those of the CPU, and none where it does not tell.
 
-    :raises PreflightError: it has none, which an engine says only when it computes.
+    :raises PreflightError: saying what; an engine would, once its model is loaded.
     """
-    if model.int4 and instructions and "avx512f" not in instructions:
+    asked = ["INT4 weights"] if model.int4 else []
+    if variant.kv_cache_dtype == "fp8":
+        asked.append("an FP8 KV cache")
+    if asked and instructions and "avx512f" not in instructions:
         raise PreflightError(
-            f"{model.path}: the weights are INT4, and vLLM multiplies by them on a CPU with "
-            "AVX-512 only, which this one has not",
-            "serve a variant or a MODEL whose weights are not INT4",
+            f"{variant.name} of {model.name} has {' and '.join(asked)}, for which vLLM asks a CPU "
+            "for AVX-512, and this one has none",
+            "take another variant: the README lists them",
         )
 
 

@@ -126,7 +126,7 @@ def check(plan: Plan, *, memory: bool) -> None:
     if memory:
         check_memory(needed_bytes(plan.model, plan.target), *free_memory(plan.target, plan.gpu))
     if plan.target.device == "cpu":
-        check_kernels(plan.model, instructions())
+        check_kernels(plan.model, plan.variant, instructions())
     if plan.target.device == "cpu" and not plan.cache.used:
         check_compiler(shutil.which("g++", path=plan.command.env.get("PATH")))
     check_socket(plan.command.socket)

@@ -8,5 +8,5 @@ FOUND = instructions()
 # Users' laptops mostly have none; a CPU that does not tell is no x86-64 one.
 avx512 = pytest.mark.skipif(
     bool(FOUND) and "avx512f" not in FOUND,
-    reason="this CPU has no AVX-512, which vLLM's INT4 kernels for CPUs ask for",
+    reason="this CPU has no AVX-512, which vLLM asks for INT4 weights and an FP8 KV cache",
 )

@@ -19,6 +19,7 @@ from serve.preflight import (
     needed_bytes,
 )
 from serve.target import Gpu, Target
+from serve.variant import Variant
 
 MODEL = Model("m", Path("/m"), "A", 2 * GIB, has_mtp=False)
 
@@ -39,15 +40,28 @@ def test_what_will_compile_needs_a_compiler() -> None:
         check_compiler(None)
 
 
-def test_int4_weights_ask_a_cpu_for_avx_512() -> None:
-    int4 = replace(MODEL, int4=True)
-    check_kernels(int4, frozenset(("avx2", "avx512f")))
+PLAIN = Variant.model_validate({"NAME": "v", "SUMMARY": "s"})
+FP8 = PLAIN.model_copy(update={"kv_cache_dtype": "fp8"})
+INT4 = replace(MODEL, int4=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "variant", "said"),
+    [
+        (INT4, PLAIN, "v of m has INT4 weights, for"),
+        (MODEL, FP8, "v of m has an FP8 KV cache, for"),
+        (INT4, FP8, "v of m has INT4 weights and an FP8 KV cache, for"),
+    ],
+)
+def test_kernels_that_no_lesser_cpu_has_are_asked_for_before(
+    model: Model, variant: Variant, said: str
+) -> None:
+    check_kernels(model, variant, frozenset(("avx2", "avx512f")))
     # One that does not tell is not of this kind.
-    check_kernels(int4, frozenset())
-    check_kernels(MODEL, frozenset(("avx2",)))
-    with pytest.raises(PreflightError, match="the weights are INT4") as refused:
-        check_kernels(int4, frozenset(("avx2",)))
-    assert "AVX-512" in str(refused.value)
+    check_kernels(model, variant, frozenset())
+    check_kernels(MODEL, PLAIN, frozenset(("avx2",)))
+    with pytest.raises(PreflightError, match=said):
+        check_kernels(model, variant, frozenset(("avx2",)))
 
 
 def test_too_little_memory_says_needed_and_free() -> None:
