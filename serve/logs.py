@@ -25,7 +25,7 @@ WAITING_LINES = 10_000
 # Written by one system call.
 AT_ONCE = 100
 # To wake the thread costs twice what a line does, so the lines of a while share one wake-up.
-GATHER_SECONDS = 0.05
+GATHER_SECONDS = 0.01
 AGAIN_SECONDS = 0.01
 # At the end of the process, for what still waits.
 FLUSH_SECONDS = 2.0

@@ -276,6 +276,7 @@ class Answers:
         }
         raw: Shape = Each({"tokens": self._ids})
         response: dict[str, Shape] = {"input_messages": raw, "output_messages": raw}
+        heard: dict[str, Shape] = {"segments": raw, "choices": Each({"stop_reason": self._id})}
         streamed: dict[str, Shape] = response | {"response": response}
         self._shapes: dict[str, Mapping[str, Shape]] = {
             "/v1/completions": completion,
@@ -286,8 +287,8 @@ class Answers:
             "/v1/responses/{response_id}/cancel": streamed,
             "/cohere/v2/chat": {"logprobs": Each({"token_ids": self._ids})},
             "/invocations": completion,
-            "/v1/audio/transcriptions": {"segments": raw},
-            "/v1/audio/translations": {"segments": raw},
+            "/v1/audio/transcriptions": heard,
+            "/v1/audio/translations": heard,
             "/tokenize": {"tokens": self._ids},
         }
 

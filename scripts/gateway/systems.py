@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from scripts.gateway.costs import Processes
 from scripts.gateway.upstream import LISTENING
-from scripts.served import POLL_SECONDS, Starting
+from scripts.served import POLL_SECONDS, NotServed, Starting
 from serve.settings import BARE, PREFIX, REPOSITORY
 
 DIRECT, OURS = "direct", "preheat"
@@ -59,8 +59,11 @@ def gateway(
     try:
         while not (running := starting.ready()):
             time.sleep(POLL_SECONDS)
-        found = UPSTREAM.search(starting.log.read_text(errors="replace"))
-        assert found  # noqa: S101 - it was asked for a token
+        # Its line came before the token that it was asked for, but lines are written in a while.
+        while not (found := UPSTREAM.search(starting.log.read_text(errors="replace"))):
+            if time.monotonic() > starting.until:
+                raise NotServed(f"the engine did not say where it listens: {starting.log}")
+            time.sleep(POLL_SECONDS)
         engine = int(found[1])
         yield (
             System(DIRECT, found[2], Processes(engine)),

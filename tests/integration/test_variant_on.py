@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve.keeper import descendants
 from serve.settings import REPOSITORY
+from tests.hardware import same_text
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -75,6 +76,7 @@ def test_drafts_are_made_and_accepted(seq8_best):
     assert totals["vllm:spec_decode_num_accepted_tokens_total"] > 0
 
 
+@same_text
 def test_greedy_text_is_the_same_with_and_without_speculation(seq8, seq8_best):
     with HELD_OUT.open(encoding="utf-8") as lines:
         prompts = [prompt for line in lines if (prompt := json.loads(line)["prompt"])][:12]

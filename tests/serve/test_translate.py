@@ -322,6 +322,7 @@ ANSWERS: list[tuple[str, Any]] = [
     ("/invocations", {"choices": [{"token_ids": [7]}]}),
     ("/cohere/v2/chat", {"logprobs": [{"text": "a", "token_ids": [7], "logprobs": [-0.5]}]}),
     ("/v1/audio/transcriptions", {"segments": [{"id": 0, "tokens": [7, 8]}]}),
+    ("/v1/audio/translations", {"choices": [{"delta": {"content": "a"}, "stop_reason": 7}]}),
     ("/tokenize", {"count": 3, "max_model_len": 90, "tokens": [3, 90], "token_strs": ["3", "9"]}),
     (
         "/v1/responses",
@@ -445,7 +446,6 @@ import vllm.entrypoints.anthropic.protocol as d
 import vllm.entrypoints.serve.tokenize.protocol as e
 import vllm.entrypoints.pooling.embed.protocol as f
 import vllm.entrypoints.pooling.scoring.protocol as g
-import vllm.entrypoints.cohere.protocol as h
 import vllm.entrypoints.generate.generative_scoring.serving as i
 import vllm.entrypoints.generate.structured_decisions.protocol as j
 import vllm.entrypoints.pooling.base.protocol as k
@@ -456,7 +456,7 @@ import vllm.entrypoints.speech_to_text.translation.protocol as o
 NAMES = "prompt_logprobs prompt input query items tokens stop_reason"
 IDS = re.compile(rf"token_ids$|logit_bias|^({NAMES.replace(' ', '|')})$")
 found = set()
-for module in (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o):
+for module in (a, b, c, d, e, f, g, i, j, k, l, m, n, o):
     for model in vars(module).values():
         if isinstance(model, type) and issubclass(model, BaseModel):
             if model.__module__ == module.__name__:
@@ -487,8 +487,20 @@ KNOWN = {
     "ResponseRawMessageAndToken": "tokens",
     "ResponsesRequest": "input logit_bias prompt stop_token_ids",  # input and prompt: no ids
     "ResponsesResponse": "prompt",
+    "ClassificationCompletionRequest": "input",
+    "CompletionRequestMixin": "input",  # of those that pool
+    "GenerativeScoringRequest": "items label_token_ids query",
+    "PoolingCompletionRequest": "input",
+    "RerankRequest": "query",  # text
+    "ScoreQueriesItemsRequest": "items",  # texts
     "TokenizeCompletionRequest": "prompt",  # text
     "TokenizeResponse": "tokens",
+    "TranscriptionRequest": "prompt",  # text
+    "TranscriptionResponseStreamChoice": "stop_reason",
+    "TranscriptionSegment": "tokens",
+    "TranslationRequest": "prompt",  # text
+    "TranslationResponseStreamChoice": "stop_reason",
+    "TranslationSegment": "tokens",
 }
 
 
