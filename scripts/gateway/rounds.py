@@ -63,18 +63,24 @@ def sample(system: System, cell: Cell, seed: int, everybody: Sequence[Processes]
     ticks = cpu_times()
     with timed() as spent:
         found = load(system, *cell.words(), "--grace", str(GRACE_SECONDS), "--seed", str(seed))
-    # Packets on loopback are interrupts, which are no process's: here they are our own.
-    passed = [after - was for was, after in zip(ticks, cpu_times(), strict=True)]
-    interrupts = sum(passed[5:7]) / max(sum(passed), 1)
     # Of as many requests as a closed loop makes, only the quantiles are kept.
     durations = "tallies" if cell.rate else "milliseconds"
     return {
         **{name: found[name] for name in KEPT},
         "cpu_s": round(costs.cpu_seconds() - before, 2) if costs else None,
-        "others": round(max(0.0, spent.others - interrupts), 4),
+        "others": beside(spent.others, ticks),
         "late_p99_ms": found["milliseconds"].get("late", {}).get("p99"),
         durations: {name: one for name, one in found[durations].items() if name in DURATIONS},
     }
+
+
+def beside(others: float, ticks: Sequence[int]) -> float:
+    """What of ``others`` since ``ticks`` was another's work: packets on loopback are interrupts, which
+    are no process's, and here they are our own.
+    """
+    passed = [after - was for was, after in zip(ticks, cpu_times(), strict=True)]
+    interrupts = sum(passed[5:7]) / max(sum(passed), 1)
+    return round(max(0.0, others - interrupts), 4)
 
 
 def turn(  # noqa: PLR0913  the last is the number of the try
