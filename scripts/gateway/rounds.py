@@ -75,8 +75,9 @@ def sample(system: System, cell: Cell, seed: int, everybody: Sequence[Processes]
 
 
 def beside(others: float, ticks: Sequence[int]) -> float:
-    """What of ``others`` since ``ticks`` was another's work: packets on loopback are interrupts, which
-    are no process's, and here they are our own.
+    """What of ``others`` since ``ticks`` was another's work.
+
+    Packets on loopback are interrupts, which are no process's, and here they are our own.
     """
     passed = [after - was for was, after in zip(ticks, cpu_times(), strict=True)]
     interrupts = sum(passed[5:7]) / max(sum(passed), 1)
