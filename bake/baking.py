@@ -15,12 +15,12 @@ from bake import cache
 from bake.cache import Report
 from bake.progress import Progress, Timer
 from serve.engine import Limits
+from serve.identity import instructions
 from serve.plan import Plan, make_plan
 from serve.preflight import (
     check_kernels,
     check_memory,
     free_memory,
-    instructions,
     needed_bytes,
 )
 from serve.settings import Settings

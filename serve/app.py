@@ -13,7 +13,6 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve import openapi
@@ -23,11 +22,10 @@ from serve.engine import Status
 from serve.errors import Refusal, ServeError, refusal_body
 from serve.flight import Flights
 from serve.gate import Gate
-from serve.keys import Key
 from serve.proxy import Patience, Proxy
 from serve.routes import ADMIN, FORWARDED, OPEN, OWN, UNKNOWN, finder
 from serve.serving import Changed, Prepare, Serving
-from serve.telemetry import SEEN, Metrics, Observed
+from serve.telemetry import SEEN, Metrics, Observed, Seen
 from serve.tracing import Tracer
 
 # Of a body that names a variant.
@@ -84,16 +82,24 @@ def guarded(app: ASGIApp, gate: Gate) -> ASGIApp:
     """The gateway's own paths; all but the first two ask for a key where keys are on."""
     free = frozenset(OPEN)
 
-    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (route := scope[SEEN].route) not in free:
+    def denied(scope: Scope, seen: Seen) -> Refusal | None:
+        route = seen.route
+        if route not in free:
             key = gate.caller(scope["headers"])
-            if isinstance(key, Key):
-                scope[SEEN].key = key.id
-                key = _unknown(scope) if route is UNKNOWN else gate.admitted(key, route)
             if isinstance(key, Refusal):
-                await _refuse(scope, send, key)
-                return
-        await app(scope, receive, send)
+                return key
+            seen.key = key.id
+            if route is UNKNOWN:
+                return _unknown(scope)
+            if isinstance(refusal := gate.admitted(key, route), Refusal):
+                return refusal
+        return None if scope["method"] in route.methods else _wrong_method(scope, route.methods)
+
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refusal := denied(scope, scope[SEEN])):
+            await _refuse(scope, send, refusal)
+        else:
+            await app(scope, receive, send)
 
     return guard
 
@@ -144,11 +150,6 @@ def _own(rooms: Rooms) -> FastAPI:
         if isinstance(outcome, Refusal):
             return _told(request, outcome)
         return JSONResponse({"variant": outcome.variant, "seconds": round(outcome.seconds, 3)})
-
-    @app.exception_handler(HTTPException)
-    async def wrong_method(request: Request, error: HTTPException) -> Response:
-        allowed = request.scope[SEEN].route.methods
-        return _told(request, _wrong_method(request.scope, allowed))
 
     @app.exception_handler(Exception)
     async def our_own_fault(request: Request, error: Exception) -> Response:

@@ -9,6 +9,7 @@ Knows nothing of files in a root (``serve.manifest``) nor of what vLLM hashes (`
 
 import hashlib
 import json
+import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -280,7 +281,7 @@ def _anywhere(plan: Plan) -> Place:
 def device_here(plan: Plan) -> Device:
     """The device of this machine that ``plan`` serves on."""
     if plan.target.device == "cpu":
-        name, flags = parse_cpuinfo(CPUINFO.read_text(encoding="utf-8", errors="replace"))
+        name, flags = _cpu()
         return Device(kind="cpu", name=name, presented=name, isa=flags)
     if plan.gpu is None:
         return Device(kind="cuda", name="", presented="")
@@ -293,6 +294,15 @@ def device_here(plan: Plan) -> Device:
         capability=_capability() or plan.target.compute_capability,
         multiprocessors=known.multiprocessors if known else plan.target.multiprocessors,
     )
+
+
+def instructions() -> frozenset[str]:
+    """Those of an x86-64 CPU that matter to generated code; none of another's."""
+    return frozenset(_cpu()[1] if platform.machine() == "x86_64" else ())
+
+
+def _cpu() -> tuple[str, tuple[str, ...]]:
+    return parse_cpuinfo(CPUINFO.read_text(encoding="utf-8", errors="replace"))
 
 
 def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:

@@ -6,7 +6,6 @@ Each check is a pure judgement over facts that thin probes read from this machin
 import contextlib
 import errno
 import ipaddress
-import re
 import resource
 import socket
 from pathlib import Path
@@ -74,7 +73,7 @@ def check_compiler(found: str | None) -> None:
 def check_kernels(model: Model, variant: Variant, instructions: frozenset[str]) -> None:
     """Refuse what vLLM 0.32 has kernels for on no x86-64 CPU without AVX-512.
 
-    ``instructions`` are those of the CPU, and none where it does not tell.
+    ``instructions`` are those of the CPU, and none where it is another's.
 
     :raises PreflightError: saying what; an engine would, once its model is loaded.
     """
@@ -87,12 +86,6 @@ def check_kernels(model: Model, variant: Variant, instructions: frozenset[str]) 
             "for AVX-512, and this one has none",
             "take another variant: the README lists them",
         )
-
-
-def instructions() -> frozenset[str]:
-    """What an x86-64 CPU says that it can do."""
-    found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return frozenset(found[1].split() if found else ())
 
 
 def check_keys(host: str, *, asked: bool, waived: bool) -> None:

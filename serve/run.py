@@ -24,6 +24,7 @@ from serve.command import INHERITED, served_names
 from serve.engine import Limits
 from serve.flight import ENGINE_FAILED, GATEWAY_STOPS, Flights
 from serve.gate import Gate, parsed_keys
+from serve.identity import instructions
 from serve.keys import Keys
 from serve.launch import Launcher
 from serve.limits import WireLimits
@@ -38,7 +39,6 @@ from serve.preflight import (
     check_memory,
     check_socket,
     free_memory,
-    instructions,
     needed_bytes,
     raise_open_files,
 )

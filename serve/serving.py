@@ -200,7 +200,7 @@ class Serving:
         finally:
             self._upstream.close()
             while not self._asked.empty():
-                await self._not_changed(self._asked.get_nowait(), f"nothing was changed: {ENDS}")
+                await self._not_changed(self._asked.get_nowait())
             await _closed(self._setup)
         self._running.result()
 
@@ -232,17 +232,13 @@ class Serving:
         if self._stopping or self._running.done():
             # Who was accepted is served by the engine that is there.
             self._engine_changed()
-            await self._not_changed(change, f"nothing was changed: {ENDS}")
+            await self._not_changed(change)
             return
         fault = await self._replace(after)
         if fault:
-            await self._not_changed(change, await self._way_back(before, after, fault))
-        if self._setup is after:
-            await _closed(before)
-        if fault:
-            return
-        seconds = time.monotonic() - change.began
-        change.done.set_result(Changed(self._setup.name, seconds))
+            fault = await self._way_back(before, after, fault)
+        await _closed(before if self._setup is after else after)
+        self._tell(change, fault)
 
     async def _way_back(self, before: Setup, after: Setup, fault: str) -> str:
         """Serve again what was served; what there is to tell of it."""
@@ -260,10 +256,13 @@ class Serving:
         """Whether nobody wants an engine any more: those who wait are served before the end."""
         return self._stopping and not self._admission.waiting
 
-    async def _not_changed(self, change: Change, why: str) -> None:
+    async def _not_changed(self, change: Change) -> None:
         await _closed(change.setup)
+        self._tell(change, f"nothing was changed: {ENDS}")
+
+    def _tell(self, change: Change, fault: str) -> None:
         seconds = time.monotonic() - change.began
-        change.done.set_result(Changed(self._setup.name, seconds, why))
+        change.done.set_result(Changed(self._setup.name, seconds, fault))
 
     async def _drain(self) -> None:
         """No more turns; those at work have the drain time, unless all is to end anyway."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.preflight import instructions
+from serve.identity import instructions
 
 FOUND = instructions()
 # Users' laptops mostly have none; a CPU that does not tell is no x86-64 one.

@@ -24,11 +24,11 @@ from bake.progress import shown
 from experiments.record import MEASUREMENTS, Record, add, now, this_machine, typed
 from scripts.gateway.costs import Processes
 from scripts.gateway.other_parts import NAMES, OURS
-from scripts.gateway.rounds import LoadFailed, beside, load
+from scripts.gateway.rounds import LoadFailed, alone, load
 from scripts.gateway.systems import System
 from scripts.intervals import geometric_mean
-from scripts.quiet import OTHERS, timed, undisturbed
-from scripts.starts import NotMeasured, cpu_times
+from scripts.quiet import OTHERS, undisturbed
+from scripts.starts import NotMeasured
 from serve.cli import positive
 from serve.preflight import bind
 from serve.settings import REPOSITORY
@@ -118,8 +118,7 @@ def measured(parsed: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dic
 def sample(system: System, seconds: int) -> dict[str, Any]:
     """One run of the load client."""
     assert system.processes  # noqa: S101 - started here
-    ticks = cpu_times()
-    with timed() as spent:
+    with alone() as spent:
         before = system.processes.cpu_seconds()
         seen = load(system, "--concurrency", str(CLIENTS), "--seconds", str(seconds))
         took = system.processes.cpu_seconds() - before
@@ -131,7 +130,7 @@ def sample(system: System, seconds: int) -> dict[str, Any]:
         "requests": seen["whole"],
         "cpu_seconds": round(took, 3),
         "us_per_request": round(micros, 2),
-        "others": beside(spent.others, ticks),
+        "others": spent.others,
     }
 
 

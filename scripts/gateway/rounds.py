@@ -5,14 +5,15 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from scripts.gateway.cells import STREAMING_CLIENTS, UNPACED, Cell
 from scripts.gateway.costs import Processes, rested
 from scripts.gateway.systems import System
-from scripts.quiet import timed, undisturbed
+from scripts.quiet import Sample, timed, undisturbed
 from scripts.starts import NotMeasured, cpu_times
 from serve.settings import REPOSITORY
 
@@ -60,28 +61,30 @@ def sample(system: System, cell: Cell, seed: int, everybody: Sequence[Processes]
         raise NotMeasured(f"a system works on {REST_SECONDS:g} s after its last request")
     costs = system.processes
     before = costs.cpu_seconds() if costs else 0.0
-    ticks = cpu_times()
-    with timed() as spent:
+    with alone() as spent:
         found = load(system, *cell.words(), "--grace", str(GRACE_SECONDS), "--seed", str(seed))
     # Of as many requests as a closed loop makes, only the quantiles are kept.
     durations = "tallies" if cell.rate else "milliseconds"
     return {
         **{name: found[name] for name in KEPT},
         "cpu_s": round(costs.cpu_seconds() - before, 2) if costs else None,
-        "others": beside(spent.others, ticks),
+        "others": spent.others,
         "late_p99_ms": found["milliseconds"].get("late", {}).get("p99"),
         durations: {name: one for name, one in found[durations].items() if name in DURATIONS},
     }
 
 
-def beside(others: float, ticks: Sequence[int]) -> float:
-    """What of ``others`` since ``ticks`` was another's work.
-
-    Packets on loopback are interrupts, which are no process's, and here they are our own.
+@contextmanager
+def alone() -> Iterator[Sample]:
+    """``timed``, but for interrupts: packets on loopback are no process's, and here they are our
+    own.
     """
+    ticks = cpu_times()
+    with timed() as spent:
+        yield spent
     passed = [after - was for was, after in zip(ticks, cpu_times(), strict=True)]
     interrupts = sum(passed[5:7]) / max(sum(passed), 1)
-    return round(max(0.0, others - interrupts), 4)
+    spent.others = round(max(0.0, spent.others - interrupts), 4)
 
 
 def turn(  # noqa: PLR0913  the last is the number of the try

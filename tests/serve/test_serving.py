@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from aiohttp import ClientResponse
 
 from serve.boundary import Boundary
 from serve.engine import Limits
@@ -155,14 +156,23 @@ async def test_one_that_cannot_be_prepared_changes_nothing(tmp_path: Path) -> No
         assert before.ready
 
 
+@asynccontextmanager
+async def draining(
+    running: Gateway, tokens: int
+) -> AsyncIterator[tuple[ClientResponse, "asyncio.Task[tuple[int, Any]]"]]:
+    """Within: a stream that a change to ``other`` waits for, and that change."""
+    asked = {"prompt": "p", "stream": True, "token_seconds": 0.05, "max_tokens": tokens}
+    stream = running.client.post("/v1/completions", json=asked, headers=Callers.admin)
+    async with stream as answer:
+        assert (await answer.content.readline()).startswith(b"data: ")
+        changing = asyncio.create_task(change(running, "other"))
+        await until(lambda: not running.rooms.admission.open, "the gate is shut")
+        yield answer, changing
+
+
 async def test_requests_wait_for_the_change_and_streams_finish_before_it(tmp_path: Path) -> None:
     async with changeable(tmp_path, Prepared(tmp_path, other=())) as running:
-        asked = {"prompt": "p", "stream": True, "token_seconds": 0.05, "max_tokens": 10}
-        stream = running.client.post("/v1/completions", json=asked, headers=Callers.admin)
-        async with stream as answer:
-            assert (await answer.content.readline()).startswith(b"data: ")
-            changing = asyncio.create_task(change(running, "other"))
-            await until(lambda: not running.rooms.admission.open, "the gate is shut")
+        async with draining(running, 10) as (answer, changing):
             waiting = asyncio.create_task(until_answered(running))
             said = await answer.content.read()
         assert said.endswith(b"data: [DONE]\n\n")
@@ -252,12 +262,7 @@ async def test_a_stop_while_a_change_drains_leaves_the_engine_to_those_who_were_
     tmp_path: Path,
 ) -> None:
     async with changeable(tmp_path, Prepared(tmp_path, other=()), drain_seconds=30) as running:
-        asked = {"prompt": "p", "stream": True, "token_seconds": 0.05, "max_tokens": 20}
-        stream = running.client.post("/v1/completions", json=asked, headers=Callers.admin)
-        async with stream as answer:
-            assert (await answer.content.readline()).startswith(b"data: ")
-            changing = asyncio.create_task(change(running, "other"))
-            await until(lambda: not running.rooms.admission.open, "the gate is shut")
+        async with draining(running, 20) as (answer, changing):
             waiting = asyncio.create_task(until_answered(running))
             await until(lambda: running.rooms.admission.waiting == 1, "queued")
             # As at a SIGTERM: no more requests, and those that were taken go on.
