@@ -218,17 +218,24 @@ fuzz: $(STAMP)-$(ENGINE) $(STAMP)-fuzz ## every parser of checkpoints, guided by
 report: $(STAMP)-gateway $(STAMP)-eval ## one HTML page of every record: frontier, cold starts, K, vocabulary, ledger
 	$(BIN)/python -m scripts.report --out .cache/report.html
 
+TESTED := $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-image $(STAMP)-zipnn $(STAMP)-bnb
 # What starts no engine and no container, and leaves a core to whoever runs beside it.
-LIGHT := not engine and not torch and not slow and not docker
+LIGHT  := not engine and not docker
+BESIDE := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: test
-test: $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-image $(STAMP)-zipnn $(STAMP)-bnb ## the whole suite, real vLLM included
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m '$(LIGHT)'
+test: $(TESTED) ## the whole suite, real vLLM and real containers included
+	$(BIN)/python -m pytest $(BESIDE) -m '$(LIGHT)'
 	$(BIN)/python -m pytest -m 'not ($(LIGHT))'
 
+.PHONY: test-ci
+test-ci: $(TESTED) ## the same, without what takes minutes and changes seldom
+	$(BIN)/python -m pytest $(BESIDE) -m '$(LIGHT) and not nightly'
+	$(BIN)/python -m pytest -m 'not ($(LIGHT)) and not nightly'
+
 .PHONY: test-fast
-test-fast: $(STAMP)-gateway $(STAMP)-test $(STAMP)-image ## the inner loop: no vLLM, half a minute
-	$(BIN)/python -m pytest -n 4 -m '$(LIGHT)'
+test-fast: $(STAMP)-gateway $(STAMP)-test $(STAMP)-image ## the inner loop: no vLLM, minutes
+	$(BIN)/python -m pytest $(BESIDE) -m '$(LIGHT) and not torch and not slow'
 
 .PHONY: check
 check: $(STAMP)-gateway $(STAMP)-dev ## lint, types, generated docs, records, ledger; writes nothing

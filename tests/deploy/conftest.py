@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,13 +28,13 @@ SCRAPES = 7
 
 # For this folder's tests alone: whoever is asked all the while takes a core from all others.
 @pytest.fixture(scope="package")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def gateway(cache_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """``seq8-best`` from its baked cache when there is one, asked all the while."""
     settings = {
         "VARIANT": "seq8-best",
         "MODEL": "tiny",
         "TARGET": "cpu",
-        "PREHEAT_CACHE_ROOT": str(tmp_path_factory.mktemp("cache")),
+        "PREHEAT_CACHE_ROOT": str(cache_root),
     }
     with served(settings, tmp_path_factory.mktemp("gateway")) as running, talked_to(running.url):
         yield running

@@ -138,6 +138,7 @@ def test_a_build_that_fails_names_the_step_keeps_its_log_and_moves_no_tag(client
     assert [client.images.get(tag).id for tag in of_image] == [built.image]
 
 
+@pytest.mark.nightly
 @pytest.mark.engine
 def test_a_sigterm_in_the_middle_of_the_bake_leaves_nothing_and_the_next_build_goes_on(
     client, own, built, name
@@ -177,6 +178,7 @@ class TestBuilders:
         if done.returncode:
             pytest.skip("no buildx here")
 
+    @pytest.mark.nightly
     def test_buildkit_makes_the_same_of_the_same_file(self, client, own, built, name):
         docker(
             *("build", "--quiet", "--network", "host", "--target", "appliance", "--tag", name, "."),

@@ -20,12 +20,6 @@ def settings(variant: str, cache_root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Empty at first: the first start of a variant compiles, the second must not."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
 def seq8_best(cache_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     running = start(settings("seq8-best", cache_root), tmp_path_factory.mktemp("best"))
     yield running

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,12 +25,14 @@ UNPATCHED = Path(__file__).parent / "unpatched"
 VERDICT = re.compile(r"Directly load AOT|load failure from .* reason: (.*)|saved AOT compiled")
 
 
-def cache_of(running: Served) -> dict[str, object]:
+def cache_of(running: Served) -> dict[str, Any]:
     return json.loads(running.get("/ready"))["compile_cache"]
 
 
 def test_the_second_start_loads_every_graph_and_compiles_none(seq8_best, cache_root, tmp_path):
-    assert cache_of(seq8_best) == {"loaded": 0, "compiled": 2, "refused": []}
+    first = cache_of(seq8_best)
+    # Another test's engine of this variant may have compiled for it.
+    assert (first["loaded"] + first["compiled"], first["refused"]) == (2, [])
     with served(settings("seq8-best", cache_root), tmp_path) as again:
         assert cache_of(again) == {"loaded": 2, "compiled": 0, "refused": []}
         assert again.log.read_text().count("Directly load AOT compilation from path") == 2
@@ -61,7 +64,6 @@ def worker_of(running: Served) -> int:
 
 def test_stock_vllm_still_refuses_what_it_saved(seq8, cache_root, tmp_path):
     """Fails when ``aot_reload`` is no longer needed: then delete the patch."""
-    assert cache_of(seq8)["compiled"] == 1
     plan = make_plan(
         read_settings(settings("seq8", cache_root)), Path(sys.executable), tmp_path / "engine.sock"
     )

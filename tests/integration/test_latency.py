@@ -71,6 +71,7 @@ def both(alive: Rig, prompts: Sequence[Prompt], folder: Path) -> dict[str, dict[
     return found["figures"]
 
 
+@pytest.mark.nightly
 def test_two_clients_see_the_same_pace(tmp_path: Path) -> None:
     with serving(Server(first=FIRST, sound=True)) as url:
         told = {"model": {"name": "tiny"}}
@@ -79,6 +80,7 @@ def test_two_clients_see_the_same_pace(tmp_path: Path) -> None:
     assert {one["finding"] for one in found.values()} == {"agree"}
 
 
+@pytest.mark.nightly
 def test_vllm_bench_serve_sees_what_we_see(seq8, tmp_path: Path) -> None:
     # Agreement is asked of the paced server, above. An engine's own pace on a shared machine leaves
     # the intervals of six turns open; what it may not show is that the two disagree.

@@ -33,6 +33,14 @@ def reference(cache_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Ans
     return ask(settings("baseline", cache_root), Questions(TEXTS, (), 4), work, {})
 
 
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the damaged model lies, whatever the damage: its path is in the key of what is
+    compiled, its weights are not.
+    """
+    return tmp_path_factory.mktemp("spoilt") / "tiny"
+
+
 def beside(reference: Answers, model: str, cache_root: Path, work: Path) -> dict[str, Any]:
     """The verdict on ``model``, and the figures that it rests on."""
     questions = Questions(TEXTS, (), 4, [text for text, _ in reference.drawn])
@@ -49,17 +57,16 @@ def test_a_model_beside_itself_is_no_distance_away_and_at_parity(reference, cach
     assert told["texts"]["compared"] == 1
 
 
-def test_a_damaged_model_is_far_away_and_not_at_parity(reference, cache_root, tmp_path):
-    told = beside(reference, str(damaged(tmp_path / "tiny-damaged")), cache_root, tmp_path)
+def test_a_damaged_model_is_far_away_and_not_at_parity(reference, cache_root, spoilt, tmp_path):
+    told = beside(reference, str(damaged(spoilt)), cache_root, tmp_path)
     assert told["verdict"] == "not at parity"
     assert told["texts"]["kl"]["low"] > 0.02
     assert told["texts"]["kl_at_least"] > 0.02
     assert told["texts"]["perplexity_variant"] > told["texts"]["perplexity_reference"]
 
 
-def test_a_little_damage_is_seen_and_is_little(reference, cache_root, tmp_path):
-    folder = damaged(tmp_path / "tiny-damaged", LITTLE)
-    told = beside(reference, str(folder), cache_root, tmp_path)
+def test_a_little_damage_is_seen_and_is_little(reference, cache_root, spoilt, tmp_path):
+    told = beside(reference, str(damaged(spoilt, LITTLE)), cache_root, tmp_path)
     assert told["verdict"] != "not at parity"
     # The bound: of so little, the estimate over these few draws is mostly noise.
     assert 1e-4 < told["texts"]["kl_at_least"] < 0.01
@@ -75,7 +82,7 @@ def test_every_byte_of_a_text_is_in_one_token(reference):
 
 def damaged(folder: Path, noise: float = NOISE) -> Path:
     """Tiny with noise on the weights of its MLPs: BF16 is the upper half of float32."""
-    shutil.copytree(TINY, folder)
+    shutil.copytree(TINY, folder, dirs_exist_ok=True)
     path = folder / "model.safetensors"
     raw = bytearray(path.read_bytes())
     start = 8 + int.from_bytes(raw[:8], "little")

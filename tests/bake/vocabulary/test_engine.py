@@ -14,7 +14,8 @@ from bake.vocabulary import prune
 from scripts.served import served
 from serve.settings import REPOSITORY
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+# That a pruned model is served is held by tests/integration/test_pruned.py, too.
+pytestmark = [pytest.mark.engine, pytest.mark.nightly, pytest.mark.timeout(900)]
 
 TINY = REPOSITORY / "weights" / "tiny"
 COUNTS = REPOSITORY / "experiments" / "vocabularies" / "tiny.json"
@@ -50,21 +51,22 @@ def prompts(kept):
 
 
 @pytest.fixture(scope="module")
-def answers(pruned, kept, prompts, tmp_path_factory):
+def answers(pruned, kept, prompts, cache_root, tmp_path_factory):
     """Of each prompt, what the whole and the pruned model say: old ids, and their 20 likeliest."""
     new = {old: at for at, old in enumerate(kept)}
     own = [[new[one] for one in ids] for ids in prompts]
-    whole = said(TINY, prompts, tmp_path_factory.mktemp("whole"), lambda token: token)
-    small = said(pruned, own, tmp_path_factory.mktemp("small"), lambda token: kept[token])
+    folder = tmp_path_factory.mktemp("run")
+    whole = said("tiny", prompts, cache_root, folder / "whole", lambda token: token)
+    small = said(str(pruned), own, cache_root, folder / "small", lambda token: kept[token])
     return list(zip(whole, small, strict=True))
 
 
-def said(model, prompts, folder, old):
+def said(model, prompts, cache_root, folder, old):
     settings = {
         "VARIANT": "seq8-best",
-        "MODEL": str(model),
+        "MODEL": model,
         "TARGET": "cpu",
-        "PREHEAT_CACHE_ROOT": str(folder / "cache"),
+        "PREHEAT_CACHE_ROOT": str(cache_root),
         "PREHEAT_CACHE_POLICY": "off",
     }
     with served(settings, folder) as running:
