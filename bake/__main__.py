@@ -13,6 +13,7 @@ from typing import Any
 
 from bake import deriving, fetching
 from bake.checkpoint import verbs as checkpoints
+from bake.oci import verbs as layouts
 from bake.progress import bar
 from bake.progress import shown as progress_of_phases
 from bake.quantize import verbs as quantizing
@@ -44,6 +45,8 @@ EXAMPLES = """examples:
   preheat bake pack tiny --codec int5
   preheat bake verify .cache/blobs/tiny-int5
   preheat bake diff .cache/blobs/tiny-int5 .cache/blobs/tiny-q6_k
+  preheat bake push .cache/blobs/tiny-int5 .cache/layout --tag int5
+  preheat bake pull .cache/layout int5 --root /var/lib/preheat
 
 Roots lie in PREHEAT_BAKED_ROOT/<target>/<model>/<variant>, blobs in PREHEAT_BLOB_ROOT/<name>.
 Exit status 0 done, 1 failed, 2 usage or configuration.
@@ -90,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     vocabularies.add(partial(_verb, verbs))
     quantizing.add(partial(_verb, verbs))
     weights.add(partial(_verb, verbs))
+    layouts.add(partial(_verb, verbs))
     return top
 
 

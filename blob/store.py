@@ -19,7 +19,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,26 @@ class Store:
         except OSError as error:
             raise BlobError(f"{path}: cannot be read: {error.strerror}") from error
         return self.put(raw)
+
+    def take(self, kept: Kept, pieces: Iterable[bytes]) -> bool:
+        """Keep a file that arrives in pieces; of one that is there, none is asked for.
+
+        :returns: whether it arrived now.
+        :raises BlobError: as ``put``; or the pieces make another file, of which nothing stays.
+        """
+        self._claim()
+        if self._holds(kept):
+            return False
+        hashed = hashlib.sha256()
+        with self._arriving(kept) as file:
+            for piece in pieces:
+                hashed.update(piece)
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(file, view) :]
+            if hashed.hexdigest() != kept.sha256:
+                raise BlobError(f"{kept.sha256[:12]}…: what arrived has another SHA-256")
+        return True
 
     def link(self, kept: Kept, path: Path) -> None:
         """Give a blob the file, at ``path``.

@@ -43,6 +43,27 @@ def test_equal_files_are_one_whoever_brings_them(store, tmp_path):
     assert len(held(store.root)) == 1
 
 
+def test_a_file_in_pieces_is_kept_once_and_then_none_is_asked_for(store, tmp_path):
+    kept = Kept(hashlib.sha256(b"onetwo").hexdigest(), 6)
+    assert store.take(kept, iter([b"one", b"two"]))
+
+    def none():
+        raise AssertionError("asked for")
+        yield b""
+
+    assert not store.take(kept, none())
+    store.link(kept, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"onetwo"
+
+
+@pytest.mark.parametrize("pieces", [[b"one", b"too"], [b"one"], [b"one", b"two", b"three"], []])
+def test_of_pieces_that_make_another_file_nothing_is_kept(store, tmp_path, pieces):
+    kept = Kept(hashlib.sha256(b"onetwo").hexdigest(), 6)
+    with pytest.raises(BlobError):
+        store.take(kept, iter(pieces))
+    assert [path.name for path in store.root.rglob("*") if path.is_file()] == ["lock"]
+
+
 def test_nothing_and_much_can_be_kept(store):
     assert store.put(b"").size == 0
     raw = os.urandom(3 * 2**20 + 1)
