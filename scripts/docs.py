@@ -1,6 +1,7 @@
 """Makes the documentation that can be read off the code, or checks that it is up to date.
 
-python -m scripts.docs            write docs/reference.md, the tables in the READMEs, the dashboard
+python -m scripts.docs            write docs/reference.md, the tables in the READMEs, the dashboard,
+                                  and what the chart for Kubernetes has of the code
 python -m scripts.docs --check    write nothing; exit 1 if any would change
 """
 
@@ -13,7 +14,8 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-from scripts import dashboard
+from scripts import capacity, chart, dashboard
+from scripts.fleet.size import Growth, Promise
 from scripts.reporting import extent, latency, parity, quality
 from scripts.reporting.records import Found, Source, read, shaped
 from serve.config import Config, settable
@@ -28,7 +30,11 @@ EXPERIMENTS = REPOSITORY / "experiments"
 REFERENCE = REPOSITORY / "docs" / "reference.md"
 README = REPOSITORY / "README.md"
 DEPLOY = REPOSITORY / "deploy" / "README.md"
+FLEET = REPOSITORY / "docs" / "fleet.md"
 DASHBOARD = REPOSITORY / "deploy" / "grafana" / "dashboards" / "preheat.json"
+# What the table of fleets is made from.
+LATENCY = Path("seq8-best/measurements/latency_2026-11-21T213452Z.json")
+GATEWAY = Path("measurements/gateway_2026-11-22T171824Z.json")
 # Where the table of variants is measured: what a clone can measure again without a GPU.
 RIG = ("tiny", "cpu")
 # As the Makefile's own `help` reads itself.
@@ -42,13 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top.add_argument("--check", action="store_true", help="write nothing")
     check = top.parse_args(arguments).check
     wanted = {REFERENCE: reference_page(), DASHBOARD: dashboard.text()}
-    wanted |= {page: filled(page.read_text(encoding="utf-8")) for page in (README, DEPLOY)}
+    # The rendering is of what lies on the disk: with another list of siblings it is made anew.
+    wanted |= {chart.SIBLINGS: chart.siblings(), chart.PLAIN: chart.plain()}
+    wanted |= {page: filled(page.read_text(encoding="utf-8")) for page in (README, DEPLOY, FLEET)}
     stale = [path for path, text in wanted.items() if _current(path) != text]
     for path in stale:
         name = path.relative_to(REPOSITORY)
         if check:
             print(f"{name}: not up to date; run `make fix`", file=sys.stderr)
         else:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted[path], encoding="utf-8")
             print(f"wrote {name}")
     return 1 if check and stale else 0
@@ -108,8 +117,19 @@ def filled(text: str) -> str:
         "models": models_line,
         "panels": panels_table,
         "help": make_help,
+        "capacity": capacity_table,
     }
     return BLOCK.sub(lambda found: f"{found[1]}{blocks[found[2]]()}\n{found[3]}", text)
+
+
+def capacity_table() -> str:
+    """Fleets for the loads of the command's own table, from the records that the page names."""
+    curve = capacity.curve_of(capacity.load(EXPERIMENTS / LATENCY))
+    gateway = capacity.gateway_of(capacity.load(EXPERIMENTS / GATEWAY))
+    wanted = capacity.Wanted(Promise(), Growth(), gateway)
+    rows = capacity.fleets(curve, wanted, capacity.RATES)
+    head = [name.replace("_", " ") for name in rows[0]]
+    return table(head, [[f"{value:g}" for value in row.values()] for row in rows])
 
 
 def make_help() -> str:
