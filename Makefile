@@ -218,9 +218,20 @@ fuzz: $(STAMP)-$(ENGINE) $(STAMP)-fuzz ## every parser of checkpoints, guided by
 report: $(STAMP)-gateway $(STAMP)-eval ## one HTML page of every record: frontier, cold starts, K, vocabulary, ledger
 	$(BIN)/python -m scripts.report --out .cache/report.html
 
+# Ray resolves other releases than vLLM does, so it has an environment of its own.
+RAY := .cache/ray
+
+.PHONY: ray
+ray: $(RAY)/requirements.txt ## make .cache/ray, in which deploy/ray is tried
+
+$(RAY)/requirements.txt: deploy/ray/requirements.txt
+	$(PYTHON) -m venv --clear $(RAY)
+	$(RAY)/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
+	@cp $< $@
+
 TESTED := $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-image $(STAMP)-zipnn $(STAMP)-bnb
 # What starts no engine and no container, and leaves a core to whoever runs beside it.
-LIGHT  := not engine and not docker
+LIGHT  := not engine and not docker and not ray
 BESIDE := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: test
