@@ -4,7 +4,7 @@ import helm_python as helm
 import pytest
 
 from tests.deploy.kubernetes.charts import CPU
-from tests.deploy.kubernetes.cluster import NAME, VARIANT, Cluster, get, kubectl
+from tests.deploy.kubernetes.cluster import NAME, Cluster, get, kubectl
 from tests.deploy.kubernetes.conftest import SMALL, of
 from tests.deploy.visitors import ask, said, visitors
 
@@ -62,38 +62,3 @@ def test_from_one_to_three_and_back_to_one(released: Cluster, fake):
             released.scale(replicas)
     assert seen.lost == []
     assert seen.whole > 10
-
-
-def test_a_node_of_another_gpu_gets_no_pod(cluster: Cluster, fake):
-    kubectl("label", "node", "--all", "--overwrite", "nvidia.com/gpu.product=NVIDIA-L4")
-    baked = {"appliance": {"gpu": {"baked": "NVIDIA A10G", "resource": "cpu"}, "replicas": 1}}
-    try:
-        with pytest.raises(helm.HelmError):
-            cluster.install(CPU, SMALL, of(fake, "one"), baked, timeout=8)
-        (pod,) = cluster.pods()
-        (told,) = [one for one in pod["status"]["conditions"] if one["type"] == "PodScheduled"]
-        assert (told["status"], told["reason"]) == ("False", "Unschedulable")
-    finally:
-        cluster.uninstall()
-        kubectl("label", "node", "--all", "nvidia.com/gpu.product-")
-
-
-@pytest.mark.engine
-def test_the_appliance_itself_serves_through_a_rolling_update(cluster: Cluster, image):
-    repository, _, tag = image.rpartition(":")
-    values = (CPU, SMALL, of(repository, tag), {"appliance": {"replicas": 1}})
-    cluster.install(*values)
-    try:
-        url = cluster.open_door()
-        (first,) = cluster.ready()
-        with visitors(url, clients=2) as seen:
-            cluster.upgrade(*values, {"appliance": {"annotations": {"again": "yes"}}})
-            cluster.until(lambda: len(cluster.pods()) == 1, 120)
-        assert seen.lost == []
-        assert seen.whole > 2
-        assert cluster.ready() != [first]
-        said = kubectl("logs", cluster.ready()[0])
-        assert '"compile cache: 2 loaded, 0 compiled, 0 refused"' in said
-        assert VARIANT in said
-    finally:
-        cluster.uninstall()
