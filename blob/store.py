@@ -62,9 +62,7 @@ class Store:
         kept = Kept(hashlib.sha256(raw).hexdigest(), len(raw))
         if not self._holds(kept):
             with self._arriving(kept) as file:
-                view = memoryview(raw)
-                while view:
-                    view = view[os.write(file, view) :]
+                _write(file, raw)
         return kept
 
     def put_file(self, path: Path) -> Kept:
@@ -92,9 +90,7 @@ class Store:
         with self._arriving(kept) as file:
             for piece in pieces:
                 hashed.update(piece)
-                view = memoryview(piece)
-                while view:
-                    view = view[os.write(file, view) :]
+                _write(file, piece)
             if hashed.hexdigest() != kept.sha256:
                 raise BlobError(f"{kept.sha256[:12]}…: what arrived has another SHA-256")
         return True
@@ -267,6 +263,13 @@ class Store:
             raise
         finally:
             os.close(descriptor)
+
+
+def _write(file: int, raw: memoryview | bytes) -> None:
+    """All of ``raw``, in as many writes as the system takes."""
+    view = memoryview(raw)
+    while view:
+        view = view[os.write(file, view) :]
 
 
 def _foreign(root: Path) -> BlobError:

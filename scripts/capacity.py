@@ -22,7 +22,7 @@ from rich.table import Table
 from experiments.record import Record
 from scripts.fleet.curve import Curve, NoCurve, Shape, numbers, read
 from scripts.fleet.line import line
-from scripts.fleet.size import Growth, Promise, Size, per_replica, size
+from scripts.fleet.size import Growth, Promise, Size, size
 from scripts.options import amount
 
 EXAMPLES = """examples:
@@ -64,18 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         record = load(asked.record)
         curve = curve_of(record, asked.variant)
-        gateway = gateway_of(load(asked.gateway)) if asked.gateway else None
-    except (NotRead, NoCurve) as error:
-        where = asked.record if isinstance(error, NoCurve) else asked.gateway or asked.record
-        told = str(error)
-        print(told if str(where) in told else f"{where}: {told}", file=sys.stderr)
+        gateway = gateway_of(asked.gateway) if asked.gateway else None
+    except NoCurve as error:
+        print(f"{asked.record}: {error}", file=sys.stderr)
+        return 1
+    except NotRead as error:
+        print(error, file=sys.stderr)
         return 1
     if asked.check:
         return tell(checked(record, curve), asked.json)
     shape = Shape(asked.prompt or curve.shape.prompt, asked.output or curve.shape.output)
     curve = curve.of(shape)
     promise = Promise(asked.first, asked.gap, asked.share)
-    if not per_replica(curve, promise):
+    growth = Growth(asked.growth, asked.start, asked.notice)
+    rates = [asked.rate] if asked.rate else RATES
+    rows = fleets(curve, Wanted(promise, growth, gateway, asked.price), rates)
+    if not rows:
         print(
             f"no replica of {curve.variant} keeps it, however little it is given: alone, a request "
             f"has its first token after {curve.first(1):.3f} s and one each {curve.gap(1):.4f} s; "
@@ -83,9 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    growth = Growth(asked.growth, asked.start, asked.notice)
-    rates = [asked.rate] if asked.rate else RATES
-    rows = fleets(curve, Wanted(promise, growth, gateway, asked.price), rates)
     return tell(rows, asked.json)
 
 
@@ -163,11 +164,13 @@ def load(path: Path) -> Record:
         raise NotRead(f"{path}: {error}") from error
 
 
-def gateway_of(record: Record) -> Gateway:
-    """What a core of the gateway bears, as `make bench-gateway` saw it: the most of its streams.
+def gateway_of(path: Path) -> Gateway:
+    """What a core of the gateway bears, as a record of `make bench-gateway` has it: the most of its
+    streams.
 
-    :raises NotRead: it holds no cells of ours.
+    :raises NotRead: as ``load``; or it holds no cells of ours.
     """
+    record = load(path)
     events = 0.0
     for cell in record.summary.get("cells", {}).values():
         found = cell.get("systems", {}).get("preheat")
@@ -176,7 +179,7 @@ def gateway_of(record: Record) -> Gateway:
         each = found["per_core_second"]["point"]
         events = max(events, each * found["chunks"] / max(found["whole"], 1))
     if not events:
-        raise NotRead("no cells of streams through the gateway")
+        raise NotRead(f"{path}: no cells of streams through the gateway")
     return Gateway(events)
 
 
@@ -203,7 +206,7 @@ def row(found: Size, wanted: Wanted) -> dict[str, Any]:
         "headroom": found.headroom,
         "busy": round(1 - each.shares[0], 3),
         "in_flight_each": round(each.in_flight, 2),
-        "most_each_per_s": round(per_replica(each.curve, wanted.promise), 2),
+        "most_each_per_s": round(found.most, 2),
         "mean_s": round(each.seconds, 3),
         "tokens_per_s": round(found.arrivals * each.curve.shape.output),
         "growth_borne": round(wanted.growth.factor, 3),

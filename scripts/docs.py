@@ -57,7 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if check:
             print(f"{name}: not up to date; run `make fix`", file=sys.stderr)
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted[path], encoding="utf-8")
             print(f"wrote {name}")
     return 1 if check and stale else 0
@@ -125,7 +124,7 @@ def filled(text: str) -> str:
 def capacity_table() -> str:
     """Fleets for the loads of the command's own table, from the records that the page names."""
     curve = capacity.curve_of(capacity.load(EXPERIMENTS / LATENCY))
-    gateway = capacity.gateway_of(capacity.load(EXPERIMENTS / GATEWAY))
+    gateway = capacity.gateway_of(EXPERIMENTS / GATEWAY)
     wanted = capacity.Wanted(Promise(), Growth(), gateway)
     rows = capacity.fleets(curve, wanted, capacity.RATES)
     head = [name.replace("_", " ") for name in rows[0]]

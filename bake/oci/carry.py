@@ -143,7 +143,9 @@ def _pull_blob(
         part = tree.beside(folder, ".part")
         held.callback(tree.remove, part)
         part.mkdir(mode=0o755)
-        for layer in _as_listed(artifact, layout, tree.beside(folder, ".part")):
+        _check_listed(artifact, layout)
+        _check_room(part, artifact.size)
+        for layer in artifact.layers:
             kept = Kept(layer.sha256, layer.size)
             if where.store.take(kept, layout.read(layer, told)):
                 fetched.append(layer)
@@ -162,9 +164,9 @@ def _pull_blob(
     )
 
 
-def _as_listed(artifact: Artifact, layout: Layout, part: Path) -> list[Descriptor]:
-    """The layers, once they are known to be what the blob's own manifest lists: nothing else is
-    fetched, so that what is refused has filled no store.
+def _check_listed(artifact: Artifact, layout: Layout) -> None:
+    """Whether the layers are what the blob's own manifest lists: nothing else is fetched, so that
+    what is refused has filled no store.
 
     :raises BakeError: one is missing, or there is one more.
     """
@@ -174,10 +176,7 @@ def _as_listed(artifact: Artifact, layout: Layout, part: Path) -> list[Descripto
         raise BakeError(f"{layout.root}: no {manifest.NAME} among its files, or one of them twice")
     if own.size > manifest.MAX_BYTES:
         raise BakeError(f"{layout.root}: {manifest.NAME} of {own.size} bytes")
-    with tempfile.TemporaryDirectory(prefix="preheat-pull-") as folder:
-        raw = b"".join(layout.read(own, lambda _: None))
-        (Path(folder) / manifest.NAME).write_bytes(raw)
-        stood = manifest.read(Path(folder))
+    stood = manifest.parse(b"".join(layout.read(own, lambda _: None)))
     listed = {one.path: (one.sha256, one.size) for one in stood.everything}
     there = {name: (one.sha256, one.size) for name, one in named.items() if one is not own}
     if differ := sorted(path for path in listed | there if listed.get(path) != there.get(path)):
@@ -185,10 +184,12 @@ def _as_listed(artifact: Artifact, layout: Layout, part: Path) -> list[Descripto
             f"{layout.root}: {files.printable(differ[0])}: not as the blob's own manifest has it",
             "push the blob again",
         )
-    needed = sum(layer.size for layer in artifact.layers)
+
+
+def _check_room(part: Path, needed: int) -> None:
+    """:raises BakeError: there is less than all of it would take."""
     if (free := shutil.disk_usage(part).free) < needed:
         raise BakeError(f"{part.parent}: {needed} bytes are needed at most, {free} are free")
-    return list(artifact.layers)
 
 
 def _pull_baked(layout: Layout, artifact: Artifact, where: Place, progress: Progress) -> Pulled:

@@ -10,13 +10,12 @@ from typing import Any
 
 from bake.errors import BakeError
 from bake.progress import bar
+from bake.weights.verbs import STORE
 from blob.files import printable
 from serve.cli import Add, positive
 from serve.errors import ConfigError
 from serve.settings import read_settings
 from serve.signature import trusted_keys
-
-STORE = "store"
 
 
 def add(verb: Add) -> None:

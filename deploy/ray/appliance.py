@@ -1,6 +1,6 @@
 """The appliance as a Ray Serve application: each replica is a gateway and its engine.
 
-    serve run deploy.ray.appliance:app variant=seq8-best max_replicas=4
+    serve run fleet.yaml        (one stands in docs/ray.md)
 
 Ray places replicas, counts their requests, scales and routes; what a request meets in a replica is
 the gateway, as everywhere else: keys, limits, the queue, deadlines, metrics, drain. A replica
@@ -273,7 +273,7 @@ async def _refuse(send: Send, status: int) -> None:
 
 
 def app(arguments: Arguments) -> Application:
-    """The application, for `serve run deploy.ray.appliance:app` or a configuration file."""
+    """The application, for a configuration file's `import_path`."""
     return Appliance.options(
         autoscaling_config=AutoscalingConfig(
             min_replicas=arguments.min_replicas,

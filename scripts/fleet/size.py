@@ -41,12 +41,14 @@ class Growth:
 @dataclass(frozen=True)
 class Size:
     """A fleet for ``arrivals`` requests a second: replicas that keep the promise now, and those
-    besides that keep it until more have started.
+    besides that keep it until more have started. ``most`` requests a second are all that one of
+    them could take.
     """
 
     arrivals: float
     replicas: int
     headroom: int
+    most: float
     each: Line
 
     @property
@@ -73,4 +75,4 @@ def size(curve: Curve, promise: Promise, growth: Growth, arrivals: float) -> Siz
     replicas = max(1, math.ceil(arrivals / each))
     grown = max(replicas, math.ceil(arrivals * growth.factor / each))
     found = line(curve, arrivals / grown)
-    return Size(arrivals, replicas, grown - replicas, found) if found else None
+    return Size(arrivals, replicas, grown - replicas, each, found) if found else None
