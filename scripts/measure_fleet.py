@@ -2,8 +2,8 @@
 
     python -m scripts.measure_fleet
 
-Packs one model into a blob by each codec, pushes all of them into a layout, and pulls them one after
-the other onto a node that has none.
+Packs one model into a blob by each codec, pushes all of them into a layout, and pulls them one
+after the other onto a node that has none.
 """
 
 import argparse
