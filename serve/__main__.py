@@ -25,7 +25,7 @@ from serve.launch import Launcher, open_launcher
 from serve.plan import Plan, make_plan
 from serve.readahead import read_ahead
 from serve.settings import Settings, read_settings, reference
-from serve.signals import STOPPING, held
+from serve.signals import LEAVING, STOPPING, held
 
 EXAMPLES = """examples:
   preheat serve run seq8-best --port 8001
@@ -79,8 +79,8 @@ def _settings(parsed: argparse.Namespace, environ: Mapping[str, str]) -> Setting
 def _run(parsed: argparse.Namespace) -> int:
     settings = _settings(parsed, os.environ)
     scratch = _scratch()
-    # Ctrl-C raises until the zygote is there; a SIGTERM would just kill us, and waits instead.
-    with held((signal.SIGTERM,)), scratch as folder:
+    # Ctrl-C raises until the zygote is there; the others would just kill us, and wait instead.
+    with held((signal.SIGTERM, LEAVING)), scratch as folder:
         plan = _plan(settings, Path(folder))
         zygote = plan.within(os.environ).command
         with closing(open_launcher(zygote, settings.stop_seconds)) as launcher, held(STOPPING):

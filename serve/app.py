@@ -118,7 +118,8 @@ def _own(rooms: Rooms) -> FastAPI:
         """200 once requests can be answered, 503 with the current phase until then."""
         headers = {} if serving.ready else {"retry-after": "2"}
         status = 200 if serving.ready else 503
-        return JSONResponse(state_of(serving.status), status, headers=headers)
+        state = {"state": "leaving"} if serving.leaving else {}
+        return JSONResponse(state_of(serving.status) | state, status, headers=headers)
 
     @app.api_route("/variant", methods=["GET", "HEAD"])
     async def what_is_on() -> dict[str, Any]:

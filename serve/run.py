@@ -45,7 +45,7 @@ from serve.preflight import (
 from serve.proxy import Patience
 from serve.serving import Prepare, Serving, Setup
 from serve.settings import Settings
-from serve.signals import STOPPING
+from serve.signals import LEAVING, STOPPING
 from serve.telemetry import Metrics
 from serve.tracing import Tracer
 
@@ -218,10 +218,11 @@ async def serve(settings: Settings, make: Callable[[], Rooms], listener: socket.
     """Listen until a signal; the exit status."""
     made = make()
     limits = WireLimits(connections=settings.max_connections, write_seconds=settings.stall_seconds)
+    protocol = wire.protocol(limits, lambda code: made.metrics.refused.labels(code, "-").inc())
     server = Server(
         uvicorn.Config(
             create_app(made),
-            http=wire.protocol(limits, lambda code: made.metrics.refused.labels(code, "-").inc()),
+            http=protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -233,6 +234,13 @@ async def serve(settings: Settings, make: Callable[[], Rooms], listener: socket.
             timeout_graceful_shutdown=settings.drain_seconds + CUT_SECONDS,
         )
     )
+
+    def leave() -> None:
+        logger.info("leaving: not ready for others, and connections end with their answers")
+        made.serving.leave()
+        protocol.leaving = True
+
+    asyncio.get_running_loop().add_signal_handler(LEAVING, leave)
     try:
         return await _until_signal(made, server, listener, settings.drain_seconds)
     finally:
@@ -260,7 +268,7 @@ async def _until_signal(
     for number in STOPPING:
         loop.add_signal_handler(number, on_signal, number)
     # Our caller may have held them back until they can be taken.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, LEAVING))
     listening = asyncio.create_task(server.serve(sockets=[listener]))
     supervising = asyncio.create_task(serving.run())
     try:

@@ -98,6 +98,7 @@ class Serving:
         self._drain_seconds = drain_seconds
         self._asked: asyncio.Queue[Change] = asyncio.Queue()
         self._changing = False
+        self._leaving = False
         self._stopping = False
         self._running: asyncio.Task[None]
         self._was_ready = False
@@ -129,8 +130,8 @@ class Serving:
 
     @property
     def ready(self) -> bool:
-        """Whether a request that comes now is answered without waiting for a start."""
-        return self._admission.open and not self._stopping
+        """Whether requests should come: one is answered without waiting for a start."""
+        return self._admission.open and not (self._leaving or self._stopping)
 
     @property
     def upstream(self) -> Upstream:
@@ -152,6 +153,11 @@ class Serving:
         """What is on."""
         return self._setup.told
 
+    @property
+    def leaving(self) -> bool:
+        """Whether it was told that it will soon be stopped."""
+        return self._leaving
+
     def unready(self, *, patient: bool) -> Refusal | None:
         """Why a request need not wait. Once there was an engine, another comes, and it may; before
         the first, only one that is ``patient``: its client said how long it would wait.
@@ -164,6 +170,10 @@ class Serving:
         where = f"{status.state}, phase {status.phase!r}" if status.phase else str(status.state)
         message = f"the engine is not ready ({where}){': ' if status.reason else ''}{status.reason}"
         return Refusal(503, "engine_not_ready", message, headers={"retry-after": "2"})
+
+    def leave(self) -> None:
+        """Say that none should come, and serve those that do."""
+        self._leaving = True
 
     def close(self) -> None:
         """Take no request any more; those that were taken go on."""

@@ -1,10 +1,12 @@
-"""The signals that stop a gateway, held back while nobody could take them."""
+"""The signals that a gateway takes, held back while nobody could take them."""
 
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+# Soon to be stopped: whoever can go elsewhere is told to, and all are served.
+LEAVING = signal.SIGUSR1
 
 
 @contextmanager

@@ -71,6 +71,8 @@ class Wire(HttpToolsProtocol):
     limits: ClassVar[WireLimits]
     sweep: ClassVar[Sweep]
     refused: Callable[[str], None]
+    # Every answer is its connection's last: the server will soon be gone.
+    leaving: ClassVar[bool] = False
 
     flow: Flow
     cycle: Cycle
@@ -236,7 +238,7 @@ class Wire(HttpToolsProtocol):
             return
         self._locate()
         scope["extensions"] = EXTENSIONS
-        keep_alive = version == "1.1" and parser.should_keep_alive() and not self._stopping
+        kept = parser.should_keep_alive() and not (self._stopping or self.leaving)
         self.cycle = cycle = Cycle(
             scope=scope,
             transport=self._exit,  # type: ignore[arg-type]
@@ -247,7 +249,7 @@ class Wire(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=keep_alive,
+            keep_alive=version == "1.1" and kept,
             on_response=self.on_response_complete,
         )
         # From here on they are trailers: a head that was judged does not change.

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import select
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -26,7 +25,8 @@ class Seen:
 @contextmanager
 def visitors(url: str, model: str = "tiny", clients: int = CLIENTS) -> Iterator[Seen]:
     """Every client asks again as soon as it was answered, until the body ends; the last answers are
-    waited for. Every second one keeps its connection for as long as the server does.
+    waited for. Every second one keeps its connection for as long as the server does, and never
+    looks whether it still stands.
     """
     seen, over, lock = Seen(), threading.Event(), threading.Lock()
 
@@ -95,9 +95,6 @@ def exchange(connection: http.client.HTTPConnection, body: dict[str, Any], *, ke
 
     :raises NotWhole: the status is no 200, or the answer lacks something.
     """
-    if connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:
-        # Closed by the server between two requests, as any may be: every client's pool looks first.
-        connection.close()
     headers = {"content-type": "application/json"} | ({} if keep else {"connection": "close"})
     connection.request("POST", "/v1/completions", json.dumps(body), headers)
     answer = connection.getresponse()

@@ -59,6 +59,34 @@ def test_sigterm_lets_a_stream_finish_and_exits_0(tmp_path: Path) -> None:
         assert started.ended() == 0
 
 
+def test_one_that_leaves_serves_all_and_keeps_no_connection(tmp_path: Path) -> None:
+    with process(tmp_path) as started, httpx.Client() as client:
+        started.until_ready()
+        kept = client.get(f"{started.url}/health")
+        assert "connection" not in kept.headers
+        started.popen.send_signal(signal.SIGUSR1)
+        started.until_said("leaving")
+        # On the connection that was kept, as of a client that never looks.
+        last = client.send(stream(started.url, tokens=3, token_seconds=0))
+        assert last.headers["connection"] == "close"
+        assert last.text.endswith("data: [DONE]\n\n")
+        ready = client.get(f"{started.url}/ready")
+        assert (ready.status_code, ready.json()["state"]) == (503, "leaving")
+        assert client.get(f"{started.url}/health").status_code == 200
+        started.popen.send_signal(signal.SIGTERM)
+        assert started.ended() == 0
+
+
+def test_told_to_leave_before_there_is_a_gateway_it_starts(tmp_path: Path) -> None:
+    with process(tmp_path, TMPDIR=str(tmp_path)) as started:
+        wait_for(lambda: any(tmp_path.glob("preheat-*")), "its folder")
+        started.popen.send_signal(signal.SIGUSR1)
+        started.until_said("engine ready after")
+        assert httpx.get(f"{started.url}/ready").json()["state"] == "leaving"
+        started.popen.send_signal(signal.SIGTERM)
+        assert started.ended() == 0
+
+
 def test_a_stream_longer_than_the_drain_time_ends_with_an_error_event(tmp_path: Path) -> None:
     env = {"PREHEAT_DRAIN_SECONDS": "0"}
     with process(tmp_path, **env) as started, httpx.Client() as client:

@@ -16,12 +16,13 @@ from tests.deploy.kubernetes.charts import CPU
 from tests.deploy.kubernetes.cluster import Cluster
 
 FAKE = "preheat-fake"
-# What lies there is the node's own, built on its engine; nothing is ever fetched.
+# What lies there is the node's own, built on its engine; nothing is ever fetched. It leaves for
+# longer than an answer of the visitors takes: one that keeps its connection hears of it.
 SMALL = {
     "image": {"pullPolicy": "Never"},
     "appliance": {
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "6Gi"}},
-        "seconds": {"start": 120, "leave": 2, "drain": 15, "stop": 5, "margin": 6},
+        "seconds": {"start": 120, "leave": 4, "drain": 15, "stop": 5, "margin": 6},
     },
 }
 # Runs of it: another version, and one whose engine dies at every start.

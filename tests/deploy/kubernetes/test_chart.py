@@ -119,7 +119,8 @@ class TestPod:
         spec = pod(CPU, {"appliance": {"seconds": seconds}})
         assert spec["terminationGracePeriodSeconds"] == 64
         (container,) = spec["containers"]
-        assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "7"]
+        leave = ["sh", "-c", "kill -USR1 1; sleep 7"]
+        assert container["lifecycle"]["preStop"]["exec"]["command"] == leave
         told = environment(CPU, {"appliance": {"seconds": seconds}})
         assert (told["PREHEAT_DRAIN_SECONDS"], told["PREHEAT_STOP_SECONDS"]) == ("40", "11")
 

@@ -144,7 +144,7 @@ spec:
           lifecycle:
             preStop:
               exec:
-                command: [sleep, {{ int $seconds.leave | quote }}]
+                command: [sh, -c, "kill -USR1 1; sleep {{ int $seconds.leave }}"]
           resources:
             {{- $limits := $one.resources.limits | default dict }}
             {{- if $one.gpu.baked }}
