@@ -218,15 +218,14 @@ fuzz: $(STAMP)-$(ENGINE) $(STAMP)-fuzz ## every parser of checkpoints, guided by
 report: $(STAMP)-gateway $(STAMP)-eval ## one HTML page of every record: frontier, cold starts, K, vocabulary, ledger
 	$(BIN)/python -m scripts.report --out .cache/report.html
 
-# Ray resolves other releases than vLLM does, so it has an environment of its own.
-RAY := .cache/ray
+# Both resolve other releases than vLLM does, so they have environments of their own.
+.PHONY: ray router
+ray: .cache/ray/requirements.txt ## make .cache/ray, in which deploy/ray is tried
+router: .cache/router/requirements.txt ## make .cache/router, vLLM's own before several appliances
 
-.PHONY: ray
-ray: $(RAY)/requirements.txt ## make .cache/ray, in which deploy/ray is tried
-
-$(RAY)/requirements.txt: deploy/ray/requirements.txt
-	$(PYTHON) -m venv --clear $(RAY)
-	$(RAY)/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
+.cache/%/requirements.txt: deploy/%/requirements.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
 	@cp $< $@
 
 TESTED := $(STAMP)-$(ENGINE) $(STAMP)-test $(STAMP)-image $(STAMP)-zipnn $(STAMP)-bnb
@@ -243,6 +242,10 @@ test: $(TESTED) ## the whole suite, real vLLM and real containers included
 test-ci: $(TESTED) ## the same, without what takes minutes and changes seldom
 	$(BIN)/python -m pytest $(BESIDE) -m '$(LIGHT) and not nightly'
 	$(BIN)/python -m pytest -m 'not ($(LIGHT)) and not nightly'
+
+.PHONY: test-fleet
+test-fleet: $(TESTED) .cache/ray/requirements.txt ## replicas on a real Kubernetes and Ray   [KUBECONFIG= TEST_IMAGE=]
+	$(BIN)/python -m pytest -m 'k8s or ray'
 
 .PHONY: test-fast
 test-fast: $(STAMP)-gateway $(STAMP)-test $(STAMP)-image ## the inner loop: no vLLM, minutes

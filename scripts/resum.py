@@ -112,7 +112,22 @@ def _gateway_parts(record: Record) -> dict[str, Any]:
     return summary(record.samples)
 
 
+def _losses(record: Record) -> dict[str, Any]:
+    from scripts.measure_losses import summed_up
+
+    return summed_up(record.samples)
+
+
+def _routing(record: Record) -> dict[str, Any]:
+    from scripts.measure_routing import summed_up
+
+    return summed_up(record.samples)
+
+
 AGAIN = {
+    "losses-kubernetes": _losses,
+    "losses-ray": _losses,
+    "routing": _routing,
     "gateway": _gateway,
     "gateway-parts": _gateway_parts,
     "latency": _latency,

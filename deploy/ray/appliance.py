@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,9 +150,12 @@ class Appliance:
             "TMPDIR": self._folder.name,
         }
         grace = str(asked.drain_seconds + asked.stop_seconds + MARGIN_SECONDS)
+        program, *words = asked.command
+        # The keeper executes a file, and looks in no PATH for it.
+        command = [shutil.which(program) or program, *words]
         with self._log.open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-I", "-S", keeper.__file__, grace, *asked.command],
+                [sys.executable, "-I", "-S", keeper.__file__, grace, *command],
                 env={**os.environ, **asked.settings, **own},
                 # The pipe's end is ours: when the kernel closes it, the keeper ends the gateway.
                 stdin=subprocess.PIPE,

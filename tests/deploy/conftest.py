@@ -1,4 +1,4 @@
-"""A real gateway with a real vLLM under load, and a real Prometheus that watches it."""
+"""Visitors; a real gateway with a real vLLM under load, and a real Prometheus that watches it."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,36 @@ import yaml
 
 from scripts.served import Served, served
 from tests.deploy.shipped import CONFIG, RULES, read
+from tests.deploy.visitors import CLIENTS, Seen, visitors
 
 # Two workers talk at once: two cores hold no more.
 TALKERS = 2
 # So many that every rate over RATE_INTERVAL has its samples.
 SCRAPES = 7
+
+
+Visited = Callable[..., AbstractContextManager[Seen]]
+
+
+@pytest.fixture
+def visited(record_property: Callable[[str, object], None]) -> Visited:
+    """``visitors``; what came of them is told in the run's report (scripts/measure_losses.py)."""
+
+    @contextmanager
+    def come(url: str, clients: int = CLIENTS) -> Iterator[Seen]:
+        # Filled in until the last of them has gone, so it is told then, whatever went wrong.
+        told: list[Seen] = []
+        try:
+            with visitors(url, clients=clients) as seen:
+                told.append(seen)
+                yield seen
+        finally:
+            for one in told:
+                record_property("clients", clients)
+                record_property("whole", one.whole)
+                record_property("lost", json.dumps(one.lost))
+
+    return come
 
 
 # For this folder's tests alone: whoever is asked all the while takes a core from all others.

@@ -51,6 +51,8 @@ class Cluster:
     def uninstall(self) -> None:
         self.helm.uninstall(RELEASE, ignore_not_found=True, wait="watcher", timeout=120)
         kubectl("delete", "service", DOOR, "--ignore-not-found")
+        # Nobody asks them any more; this kubelet takes a minute to say that a pod has gone.
+        kubectl("delete", "pods", "--selector", SELECTOR, "--force", "--grace-period=0")
         self.until(lambda: not self.pods(), 120)
 
     def open_door(self) -> str:
@@ -91,6 +93,18 @@ class Cluster:
     def scale(self, replicas: int) -> None:
         kubectl("scale", "deployment", NAME, f"--replicas={replicas}")
         self.until(lambda: len(self.ready()) == len(self.pods()) == replicas, TIMEOUT_SECONDS)
+
+    def replace(self, pod: str) -> None:
+        """Delete one, and wait until it is gone and as many are ready as before."""
+        before = len(self.ready())
+        kubectl("delete", "pod", pod, "--wait=false")
+        self.until(
+            lambda: (
+                pod not in {one["metadata"]["name"] for one in self.pods()}
+                and len(self.ready()) == before
+            ),
+            120,
+        )
 
     def until(self, true: Callable[[], object], seconds: float) -> Any:
         """The first true answer; none in time raises, with what the pods are."""

@@ -1,11 +1,12 @@
 """The cluster, and images that its node has."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import helm_python as helm
 import pytest
@@ -13,9 +14,11 @@ from docker import DockerClient
 
 from serve.settings import REPOSITORY
 from tests.deploy.kubernetes.charts import CPU
-from tests.deploy.kubernetes.cluster import Cluster
+from tests.deploy.kubernetes.cluster import Cluster, get, kubectl
 
 FAKE = "preheat-fake"
+# The only one, and what tells its GPU.
+NODE, LABEL = "localhost", "nvidia.com/gpu.product"
 # What lies there is the node's own, built on its engine; nothing is ever fetched. It leaves for
 # longer than an answer of the visitors takes: one that keeps its connection hears of it.
 SMALL = {
@@ -83,6 +86,32 @@ def packed(*names: str) -> bytes:
 
 def without_caches(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if "__pycache__" in member.name else member
+
+
+@pytest.fixture
+def card() -> Iterator[Callable[[str], None]]:
+    """Gives the node a GPU as GPU feature discovery and a device plugin tell of one: a label, and
+    something to ask for.
+    """
+
+    def put(product: str) -> None:
+        kubectl("label", "node", NODE, f"{LABEL}={product}", "--overwrite")
+        offer(1)
+
+    yield put
+    kubectl("label", "node", NODE, f"{LABEL}-")
+    offer(0)
+
+
+def offer(gpus: int) -> None:
+    """So many GPUs are there to be asked for, as far as the scheduler knows."""
+    node = get("node", NODE)
+    for amounts in (node["status"]["capacity"], node["status"]["allocatable"]):
+        amounts["nvidia.com/gpu"] = str(gpus)
+    # Not what the kubelet changes all the while.
+    del node["metadata"]["resourceVersion"]
+    path = f"/api/v1/nodes/{NODE}/status"
+    kubectl("replace", "--raw", path, "--filename", "-", said=json.dumps(node))
 
 
 @pytest.fixture

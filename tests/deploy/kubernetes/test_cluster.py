@@ -1,17 +1,34 @@
 """The chart on a real cluster: no accepted request is lost, whatever pods come and go."""
 
+import json
+import urllib.request
+
 import helm_python as helm
 import pytest
 
-from tests.deploy.kubernetes.charts import CPU
-from tests.deploy.kubernetes.cluster import NAME, Cluster, get, kubectl
+from scripts.fleet.router import running
+from tests.deploy.kubernetes.charts import CPU, RELEASE
+from tests.deploy.kubernetes.cluster import NAME, NAMESPACE, Cluster, get, kubectl
 from tests.deploy.kubernetes.conftest import SMALL, of
-from tests.deploy.visitors import ask, said, visitors
+from tests.deploy.router.manifest import container
+from tests.deploy.visitors import ask, said
 
-pytestmark = [pytest.mark.k8s, pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.k8s, pytest.mark.docker, pytest.mark.timeout(1800)]
+
+# Three engines at once on two cores take minutes to start, of which each is given its own.
+APPLIANCE_SECONDS = 900
+# What a pod has to itself.
+OWN = ("--host", "--port")
+# A share of them, too: one of 50m, on a core where another worker spins, got 2 ms a second.
+APPLIANCE = {
+    "appliance": {
+        "seconds": {"start": 600, "drain": 60},
+        "resources": {"requests": {"cpu": "500m"}},
+    }
+}
 
 
-def test_two_replicas_answer_and_may_nothing_else(released: Cluster, fake):
+def test_two_replicas_answer_and_may_nothing_else(released: Cluster):
     assert len(released.ready()) == 2
     ask(released.open_door(), said("tiny", "hello", stream=True, tokens=4))
     pod = released.ready()[0]
@@ -21,9 +38,9 @@ def test_two_replicas_answer_and_may_nothing_else(released: Cluster, fake):
     assert get("poddisruptionbudgets.policy", NAME)["spec"]["maxUnavailable"] == 1
 
 
-def test_a_rolling_update_under_load_loses_nothing(released: Cluster, fake):
+def test_a_rolling_update_under_load_loses_nothing(released: Cluster, fake, visited):
     before = released.ready()
-    with visitors(released.open_door()) as seen:
+    with visited(released.open_door()) as seen:
         released.upgrade(CPU, SMALL, of(fake, "other"))
         released.until(lambda: len(released.pods()) == 2, 60)
     assert seen.lost == []
@@ -31,24 +48,19 @@ def test_a_rolling_update_under_load_loses_nothing(released: Cluster, fake):
     assert set(released.ready()).isdisjoint(before)
 
 
-def test_a_pod_deleted_in_mid_stream_ends_its_streams_whole(released: Cluster, fake):
-    with visitors(released.open_door()) as seen:
+def test_a_pod_deleted_in_mid_stream_ends_its_streams_whole(released: Cluster, visited):
+    with visited(released.open_door()) as seen:
         for pod in released.ready():
-            kubectl("delete", "pod", pod, "--wait=false")
-            released.until(
-                lambda gone=pod: (
-                    gone not in {one["metadata"]["name"] for one in released.pods()}
-                    and len(released.ready()) == 2
-                ),
-                120,
-            )
+            released.replace(pod)
     assert seen.lost == []
     assert seen.whole > 10
 
 
-def test_a_rollout_that_never_gets_ready_is_taken_back_and_nobody_notices(released: Cluster, fake):
+def test_a_rollout_that_never_gets_ready_is_taken_back_and_nobody_notices(
+    released: Cluster, fake, visited
+):
     before = set(released.ready())
-    with visitors(released.open_door()) as seen, pytest.raises(helm.HelmError):
+    with visited(released.open_door()) as seen, pytest.raises(helm.HelmError):
         released.upgrade(CPU, SMALL, of(fake, "broken"), timeout=25)
     assert seen.lost == []
     assert set(released.ready()) == before
@@ -56,9 +68,66 @@ def test_a_rollout_that_never_gets_ready_is_taken_back_and_nobody_notices(releas
     assert container["image"].endswith(":one")
 
 
-def test_from_one_to_three_and_back_to_one(released: Cluster, fake):
-    with visitors(released.open_door()) as seen:
+def test_from_one_to_three_and_back_to_one(released: Cluster, visited):
+    with visited(released.open_door()) as seen:
         for replicas in (1, 3, 1):
             released.scale(replicas)
     assert seen.lost == []
     assert seen.whole > 10
+
+
+def test_a_router_finds_pods_as_they_come_and_go_and_loses_nothing(
+    released: Cluster, visited, tmp_path
+):
+    """As deploy/router has it, but outside: this cluster gives its pods no token to ask with."""
+    told = {"$(NAMESPACE)": NAMESPACE, "instance=preheat": f"instance={RELEASE}"}
+    words = container()["args"]
+    for was, is_ in told.items():
+        words = [word.replace(was, is_) for word in words]
+    released.open_door()
+    words = [word for word in words if not word.startswith(OWN)]
+    with running(words, tmp_path / "router.log") as url, visited(url) as seen:
+        for pod in released.ready():
+            released.replace(pod)
+    assert seen.lost == []
+    assert seen.whole > 10
+
+
+def test_a_node_of_another_gpu_gets_no_pod_and_one_of_a_sibling_does(cluster: Cluster, fake, card):
+    gpu = {"appliance": {"replicas": 1, "gpu": {"baked": "NVIDIA A10G", "nodes": ["NVIDIA A40"]}}}
+    card("NVIDIA-L4")
+    try:
+        with pytest.raises(helm.HelmError):
+            cluster.install(CPU, SMALL, of(fake, "one"), gpu, timeout=15)
+        (pod,) = cluster.pods()
+        assert pod["status"]["phase"] == "Pending"
+        (why,) = pod["status"]["conditions"]
+        assert why["reason"] == "Unschedulable"
+        assert "node affinity" in why["message"]
+        card("NVIDIA-A40")
+        cluster.until(lambda: len(cluster.ready()) == 1, 60)
+    finally:
+        cluster.uninstall()
+
+
+def test_a_rolling_update_of_the_baked_image_loses_nothing(cluster: Cluster, image, visited):
+    """vLLM, two replicas of it, each started from the caches in the image."""
+    values = (CPU, SMALL, of(*image.rsplit(":", 1)), APPLIANCE)
+    try:
+        cluster.install(*values, timeout=APPLIANCE_SECONDS)
+        before, url = cluster.ready(), cluster.open_door()
+        assert len(before) == 2
+        # A third engine starts beside the two on the same cores: few clients leave it some.
+        with visited(url, clients=2) as seen:
+            again = {"appliance": {"annotations": {"turn": "2"}}}
+            cluster.upgrade(*values, again, timeout=APPLIANCE_SECONDS)
+            cluster.until(lambda: len(cluster.pods()) == 2, 120)
+            assert set(cluster.ready()).isdisjoint(before)
+        with urllib.request.urlopen(f"{url}/variant", timeout=60) as answer:
+            cache = json.load(answer)["engine"]["compile_cache"]
+    finally:
+        cluster.uninstall()
+    assert seen.lost == []
+    assert seen.whole > 10
+    assert (cache["compiled"], cache["refused"]) == (0, [])
+    assert cache["loaded"] > 0

@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,22 @@ import pytest
 from serve.keeper import descendants
 from serve.settings import REPOSITORY
 from tests.deploy.conftest import free_port
-from tests.deploy.visitors import NotWhole, ask, said, visitors
+from tests.deploy.visitors import NotWhole, ask, said
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 PYTHON = REPOSITORY / ".cache" / "ray" / "bin" / "python"
 SERVED = REPOSITORY / "tests" / "serve" / "served.py"
+# Two replicas on a machine of two cores.
+TWO = {
+    "settings": {"PREHEAT_NO_KEYS": "true"},
+    "body_mib": 1,
+    "min_replicas": 2,
+    "max_replicas": 2,
+    "cpus": 0.1,
+    "drain_seconds": 15,
+    "stop_seconds": 3,
+}
 
 
 @dataclass(frozen=True)
@@ -47,29 +58,26 @@ class Ray:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
     """Two replicas with the fake engine."""
+    fake = {"variant": "fake", "command": [sys.executable, str(SERVED)]}
+    with on_ray({**TWO, **fake}, tmp_path_factory.mktemp("ray")) as running:
+        yield running
+
+
+@contextmanager
+def on_ray(arguments: dict[str, Any], folder: Path) -> Iterator[Ray]:
+    """A Ray of its own with the application, ready."""
     if not PYTHON.is_file():
         why = f"{PYTHON} is not there: make ray"
         if os.environ.get("REQUIRE_RAY"):
             pytest.fail(f"REQUIRE_RAY is set: {why}", pytrace=False)
         pytest.skip(why)
-    port = free_port()
-    arguments = {
-        "variant": "fake",
-        "command": [sys.executable, str(SERVED)],
-        "settings": {"PREHEAT_NO_KEYS": "true"},
-        "body_mib": 1,
-        "min_replicas": 2,
-        "max_replicas": 2,
-        "cpus": 0.1,
-        "drain_seconds": 15,
-        "stop_seconds": 3,
-    }
-    log = tmp_path_factory.mktemp("ray") / "log"
+    port, log = free_port(), folder / "log"
+    kept = {name: os.environ[name] for name in ("PATH", "DOCKER_HOST") if name in os.environ}
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [str(PYTHON), "-m", "tests.deploy.ray.driver", str(port), json.dumps(arguments)],
             cwd=REPOSITORY,
-            env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},
+            env={**kept, "HOME": os.environ.get("HOME", "/")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -147,18 +155,18 @@ def test_a_body_that_is_too_large_is_refused_and_the_replica_lives(served):
     ask(served.url, said("tiny", "small", stream=False, tokens=1))
 
 
-def test_more_and_fewer_replicas_lose_nothing(served):
-    with visitors(served.url) as seen:
+def test_more_and_fewer_replicas_lose_nothing(served, visited):
+    with visited(served.url) as seen:
         for count in (3, 1, 2):
             assert len(served.told(f"scale {count}")) == count
     assert seen.lost == []
     assert seen.whole > 10
 
 
-def test_a_killed_replica_takes_its_own_requests_along_and_no_other(served):
+def test_a_killed_replica_takes_its_own_requests_along_and_no_other(served, visited):
     before = served.told("replicas")
     left = gateways(before[0])
-    with visitors(served.url, clients=4) as seen:
+    with visited(served.url, clients=4) as seen:
         time.sleep(1)
         killed = served.told("kill 0")
         until(lambda: len(served.told("replicas")) == 2 and killed not in served.told("replicas"))
@@ -188,3 +196,37 @@ def aborted(url: str) -> float:
         text = answer.read().decode()
     (line,) = [one for one in text.splitlines() if one.startswith("fake_aborted_total ")]
     return float(line.rpartition(" ")[2])
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(1800)
+def test_a_replica_of_the_baked_image_that_goes_loses_nothing(image, visited, tmp_path):
+    """vLLM in a container for each replica, from the baked caches."""
+    baked = {"variant": "seq8-best", "command": in_container(image), "start_seconds": 600}
+    with on_ray({**TWO, **baked, "drain_seconds": 60}, tmp_path) as running:
+        with visited(running.url, clients=2) as seen:
+            time.sleep(5)
+            assert len(running.told("scale 1")) == 1
+            time.sleep(5)
+        with urllib.request.urlopen(f"{running.url}/variant", timeout=60) as answer:
+            cache = json.load(answer)["engine"]["compile_cache"]
+    assert seen.lost == []
+    assert seen.whole > 10
+    assert (cache["compiled"], cache["refused"]) == (0, [])
+    assert cache["loaded"] > 0
+
+
+def in_container(image: str) -> list[str]:
+    """The command of a replica, as docs/ray.md has it: variables by name, the host's network."""
+    names = [
+        "VARIANT",
+        "PORT",
+        "PREHEAT_HOST",
+        "PREHEAT_NO_KEYS",
+        "PREHEAT_DRAIN_SECONDS",
+        "PREHEAT_STOP_SECONDS",
+        "PREHEAT_START_SECONDS",
+    ]
+    told = [word for name in names for word in ("--env", name)]
+    hardened = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"]
+    return ["docker", "run", "--rm", "--network", "host", *hardened, *told, image]

@@ -148,7 +148,7 @@ spec:
           resources:
             {{- $limits := $one.resources.limits | default dict }}
             {{- if $one.gpu.baked }}
-            {{- $limits = merge (dict $one.gpu.resource (int $one.gpu.count)) $limits }}
+            {{- $limits = merge (dict $one.gpu.resource (int $one.gpu.count | toString)) $limits }}
             {{- end }}
             {{- with $one.resources.requests }}
             requests:
