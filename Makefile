@@ -244,7 +244,7 @@ test-ci: $(TESTED) ## the same, without what takes minutes and changes seldom
 	$(BIN)/python -m pytest -m 'not ($(LIGHT)) and not nightly'
 
 .PHONY: test-fleet
-test-fleet: $(TESTED) .cache/ray/requirements.txt ## replicas on a real Kubernetes and Ray   [KUBECONFIG= TEST_IMAGE=]
+test-fleet: $(TESTED) .cache/ray/requirements.txt .cache/router/requirements.txt ## replicas on a real Kubernetes and Ray   [KUBECONFIG= TEST_IMAGE=]
 	$(BIN)/python -m pytest -m 'k8s or ray'
 
 .PHONY: test-fast
@@ -259,7 +259,7 @@ check: $(STAMP)-gateway $(STAMP)-dev ## lint, types, generated docs, records, le
 	$(BIN)/python -m scripts.docs --check
 	$(BIN)/python -m experiments.ledger --check
 	$(BIN)/python -m scripts.check_records
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile deploy/router/Dockerfile
 
 .PHONY: fix
 fix: $(STAMP)-gateway $(STAMP)-dev ## format, apply safe fixes, generate docs

@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if asked.record:
             check_writable(MEASUREMENTS)
-        samples = played(asked.where, asked.only)
         engines = ENGINES[asked.where]()
-    except (NotMeasured, OSError, subprocess.SubprocessError) as error:
+        samples = played(asked.where, asked.only)
+    except (NotMeasured, OSError, subprocess.SubprocessError, ElementTree.ParseError) as error:
         print(f"not measured: {error}", file=sys.stderr)
         return 1
     summary = summed_up(samples)
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command=typed("scripts.measure_losses", arguments),
             machine=machine,
             variant={"versions": engines},
-            parameters={"only": asked.only, "image": os.environ.get("TEST_IMAGE", "")},
+            parameters={"only": asked.only, **image()},
             summary=summary,
             samples=samples,
         )
@@ -131,21 +131,28 @@ def tested(*words: str) -> str:
 
 
 def scenarios(report: str) -> list[dict[str, Any]]:
-    """Of a JUnit report, the tests that visitors came to: who came, and what became of them."""
-    found = []
+    """Of a JUnit report, the tests that visitors came to: who came, and what became of them; and
+    those that failed before anybody could come.
+    """
+    found: list[dict[str, Any]] = []
     for case in ElementTree.fromstring(report).iter("testcase"):  # noqa: S314 - pytest's own
         told = {one.get("name", ""): one.get("value", "") for one in case.iter("property")}
-        if "whole" not in told:
-            continue
         wrong = next((one for one in case if one.tag in ("failure", "error")), None)
+        if wrong is None and "whole" not in told:
+            continue
+        # Of a real engine: graphs that it compiled, and took from its baked cache.
+        graphs: dict[str, Any] = {
+            name: int(told[name]) for name in ("compiled", "loaded") if name in told
+        }
         found.append(
             {
                 "scenario": case.get("name", "").removeprefix("test_").replace("_", " "),
                 "kept": wrong is None,
                 "seconds": round(float(case.get("time", 0)), 1),
-                "clients": int(told["clients"]),
-                "whole": int(told["whole"]),
-                "lost": json.loads(told["lost"]),
+                "clients": int(told.get("clients", 0)),
+                "whole": int(told.get("whole", 0)),
+                "lost": json.loads(told.get("lost", "[]")),
+                **graphs,
                 "wrong": "" if wrong is None else wrong.get("message", "")[:500],
             }
         )
@@ -172,6 +179,15 @@ def show(samples: Sequence[dict[str, Any]]) -> None:
         kept = "yes" if one["kept"] else one["wrong"]
         made.add_row(one["scenario"], str(one["whole"]), str(len(one["lost"])), kept)
     Console().print(made)
+
+
+def image() -> dict[str, str]:
+    """The appliance that was tried: its name, and what that stood for."""
+    if not (name := os.environ.get("TEST_IMAGE", "")):
+        return {}
+    asked = ["docker", "image", "inspect", "--format", "{{.Id}}", name]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return {"image": name, "image_id": done.stdout.strip()}
 
 
 def of_kubernetes() -> dict[str, str]:

@@ -28,7 +28,7 @@ from rich.table import Table
 from bake.progress import shown
 from experiments.record import MEASUREMENTS, Record, add, check_writable, now, this_machine, typed
 from scripts.fleet.prefixes import Shape, beginnings, requests, visited
-from scripts.fleet.router import NoRouter, router
+from scripts.fleet.router import NoRouter, check, router
 from scripts.intervals import bootstrap
 from scripts.latency import facts
 from scripts.latency.loader import Loader, LoadFailed, loader
@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser().parse_args(arguments)
     made, machine = now(), this_machine()
     try:
+        # Before two engines are started for it.
+        check()
         if asked.record:
             check_writable(MEASUREMENTS)
         with shown() as progress:

@@ -115,7 +115,9 @@ def _own(rooms: Rooms) -> FastAPI:
 
     @app.api_route("/ready", methods=["GET", "HEAD"])
     async def ready() -> JSONResponse:
-        """200 once requests can be answered, 503 with the current phase until then."""
+        """200 while requests should come; 503 with the phase until they can be answered, and when
+        the gateway leaves.
+        """
         headers = {} if serving.ready else {"retry-after": "2"}
         status = 200 if serving.ready else 503
         state = {"state": "leaving"} if serving.leaving else {}

@@ -110,7 +110,8 @@ def _spawn(become: Callable[[], None], libc: ctypes.CDLL) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     # Blocked until here: one that came between fork and now would have run our handler, in vain.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    # The other is what a gateway that starts us holds back for itself.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGUSR1])
     # The pipe is the keeper's: an engine that held it would hide the gateway's death.
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -236,9 +236,12 @@ async def serve(settings: Settings, make: Callable[[], Rooms], listener: socket.
     )
 
     def leave() -> None:
-        logger.info("leaving: not ready for others, and connections end with their answers")
+        logger.info("leaving: not ready for others, and an answer that begins ends its connection")
         made.serving.leave()
         protocol.leaving = True
+        for connection in server.server_state.connections:
+            if isinstance(connection, wire.Wire):
+                connection.leave()
 
     asyncio.get_running_loop().add_signal_handler(LEAVING, leave)
     try:

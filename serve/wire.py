@@ -71,7 +71,7 @@ class Wire(HttpToolsProtocol):
     limits: ClassVar[WireLimits]
     sweep: ClassVar[Sweep]
     refused: Callable[[str], None]
-    # Every answer is its connection's last: the server will soon be gone.
+    # An answer that begins is its connection's last: the server will soon be gone.
     leaving: ClassVar[bool] = False
 
     flow: Flow
@@ -140,6 +140,12 @@ class Wire(HttpToolsProtocol):
         self._probe()
         self.loop.call_later(ROUND_TRIP_SECONDS, self._end_if_reset)
         return True
+
+    def leave(self) -> None:
+        """Have the last answer that is owed end the connection, if it has not begun."""
+        # Of several requests the last alone: all of them are answered.
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
         """The server stops: close after the answer that is owed, or now."""

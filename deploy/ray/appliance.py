@@ -41,8 +41,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 LISTENING = re.compile(r"gateway on (http://\S+)")
 POLL_SECONDS = 0.05
-# For a process that has ended to be seen to have.
-MARGIN_SECONDS = 5
+# For the gateway's last words, and for a process that has ended to be seen to have.
+MARGIN_SECONDS = 10
 # What arguments say, and one of which must be said: the gateway listens on loopback, where it asks
 # for no keys by itself.
 OWN = frozenset(

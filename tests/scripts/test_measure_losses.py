@@ -16,11 +16,13 @@ REPORT = """<testsuites><testsuite>
 <property name="lost" value='["NotWhole: status 502"]'/></properties>
 <failure message="assert 1 == 0">…</failure></testcase>
 <testcase name="test_nobody_came" time="1"/>
+<testcase name="test_nothing_was_installed" time="9"><error message="timed out">…</error></testcase>
 </testsuite></testsuites>"""
 
 
 def test_of_each_scenario_what_became_of_its_requests():
-    goes, killed = measure_losses.scenarios(REPORT)
+    goes, killed, never = measure_losses.scenarios(REPORT)
+    assert (never["scenario"], never["kept"], never["whole"]) == ("nothing was installed", False, 0)
     assert goes["scenario"] == "a pod goes"
     assert (goes["kept"], goes["whole"], goes["lost"]) == (True, 40, [])
     assert (killed["kept"], killed["lost"]) == (False, ["NotWhole: status 502"])
@@ -38,9 +40,10 @@ def test_of_each_scenario_what_became_of_its_requests():
 def test_where_there_is_nothing_to_try_it_on_it_says_so(where, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(measure_losses, "MEASUREMENTS", tmp_path)
     monkeypatch.delenv("KUBECONFIG", raising=False)
-    asked = [where, "--only", "no_such_scenario"]
-    assert measure_losses.main(asked) == 1
-    assert "no scenario was played" in capsys.readouterr().err
+    monkeypatch.setattr(measure_losses, "RAY", tmp_path / "python")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert measure_losses.main([where]) == 1
+    assert "not measured" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

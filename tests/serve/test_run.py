@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -75,6 +76,24 @@ def test_one_that_leaves_serves_all_and_keeps_no_connection(tmp_path: Path) -> N
         assert client.get(f"{started.url}/health").status_code == 200
         started.popen.send_signal(signal.SIGTERM)
         assert started.ended() == 0
+
+
+def test_what_had_not_begun_when_it_left_ends_its_connection(tmp_path: Path) -> None:
+    with process(tmp_path) as started, httpx.Client() as client:
+        started.until_ready()
+        body = {"prompt": "p", "max_tokens": 20, "token_seconds": 0.05}
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(client.post, f"{started.url}/v1/completions", json=body, timeout=60)
+            wait_for(lambda: in_flight(started.url), "at the engine")
+            started.popen.send_signal(signal.SIGUSR1)
+            assert asked.result().headers["connection"] == "close"
+        started.popen.send_signal(signal.SIGTERM)
+        assert started.ended() == 0
+
+
+def in_flight(url: str) -> bool:
+    text = httpx.get(f"{url}/metrics").text
+    return "preheat_requests_in_flight 1" in text
 
 
 def test_told_to_leave_before_there_is_a_gateway_it_starts(tmp_path: Path) -> None:

@@ -52,8 +52,11 @@ def unreachable() -> str:
         return "KUBECONFIG names no cluster: shared/tools/k8s-debian.sh brings one up"
     if shutil.which("kubectl") is None:
         return "no kubectl here"
-    asked = ["kubectl", "--request-timeout=5s", "get", "nodes"]
+    asked = ["kubectl", "--request-timeout=5s", "get", "nodes", "--output", "name"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if done.returncode == 0 and done.stdout.split() != [f"node/{NODE}"]:
+        # Releases are deleted and nodes relabelled: not where somebody's pods are.
+        return f"KUBECONFIG names a cluster of {done.stdout.split()}, and not one of {NODE} alone"
     return done.stderr.strip()
 
 
@@ -117,9 +120,11 @@ def offer(gpus: int) -> None:
 @pytest.fixture
 def released(cluster: Cluster, fake: str) -> Iterator[Cluster]:
     """Two ready replicas with the fake engine, and nothing of them afterwards."""
-    cluster.install(CPU, SMALL, of(fake, "one"))
-    yield cluster
-    cluster.uninstall()
+    try:
+        cluster.install(CPU, SMALL, of(fake, "one"))
+        yield cluster
+    finally:
+        cluster.uninstall()
 
 
 def of(repository: str, tag: str) -> dict[str, object]:

@@ -110,7 +110,9 @@ def test_a_node_of_another_gpu_gets_no_pod_and_one_of_a_sibling_does(cluster: Cl
         cluster.uninstall()
 
 
-def test_a_rolling_update_of_the_baked_image_loses_nothing(cluster: Cluster, image, visited):
+def test_a_rolling_update_of_the_baked_image_loses_nothing(
+    cluster: Cluster, image, visited, record_property
+):
     """vLLM, two replicas of it, each started from the caches in the image."""
     values = (CPU, SMALL, of(*image.rsplit(":", 1)), APPLIANCE)
     try:
@@ -125,6 +127,8 @@ def test_a_rolling_update_of_the_baked_image_loses_nothing(cluster: Cluster, ima
             assert set(cluster.ready()).isdisjoint(before)
         with urllib.request.urlopen(f"{url}/variant", timeout=60) as answer:
             cache = json.load(answer)["engine"]["compile_cache"]
+        for name in ("compiled", "loaded"):
+            record_property(name, cache[name])
     finally:
         cluster.uninstall()
     assert seen.lost == []

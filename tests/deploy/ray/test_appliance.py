@@ -200,7 +200,9 @@ def aborted(url: str) -> float:
 
 @pytest.mark.docker
 @pytest.mark.timeout(1800)
-def test_a_replica_of_the_baked_image_that_goes_loses_nothing(image, visited, tmp_path):
+def test_a_replica_of_the_baked_image_that_goes_loses_nothing(
+    image, visited, record_property, tmp_path
+):
     """vLLM in a container for each replica, from the baked caches."""
     baked = {"variant": "seq8-best", "command": in_container(image), "start_seconds": 600}
     with on_ray({**TWO, **baked, "drain_seconds": 60}, tmp_path) as running:
@@ -210,6 +212,8 @@ def test_a_replica_of_the_baked_image_that_goes_loses_nothing(image, visited, tm
             time.sleep(5)
         with urllib.request.urlopen(f"{running.url}/variant", timeout=60) as answer:
             cache = json.load(answer)["engine"]["compile_cache"]
+        for name in ("compiled", "loaded"):
+            record_property(name, cache[name])
     assert seen.lost == []
     assert seen.whole > 10
     assert (cache["compiled"], cache["refused"]) == (0, [])

@@ -1,1 +1,0 @@
-"""Build time: what an image is made of. Imports ``serve``, and is imported by nothing in it."""
