@@ -8,7 +8,7 @@ import pytest
 
 from scripts.fleet.router import running
 from tests.deploy.kubernetes.charts import CPU, RELEASE
-from tests.deploy.kubernetes.cluster import NAME, NAMESPACE, Cluster, get, kubectl
+from tests.deploy.kubernetes.cluster import NAME, NAMESPACE, VARIANT, Cluster, get, kubectl
 from tests.deploy.kubernetes.conftest import SMALL, of
 from tests.deploy.router.manifest import container
 from tests.deploy.visitors import ask, said
@@ -80,7 +80,11 @@ def test_a_router_finds_pods_as_they_come_and_go_and_loses_nothing(
     released: Cluster, visited, tmp_path
 ):
     """As deploy/router has it, but outside: this cluster gives its pods no token to ask with."""
-    told = {"$(NAMESPACE)": NAMESPACE, "instance=preheat": f"instance={RELEASE}"}
+    told = {
+        "$(NAMESPACE)": NAMESPACE,
+        "instance=preheat": f"instance={RELEASE}",
+        "variant=baseline": f"variant={VARIANT}",
+    }
     words = container()["args"]
     for was, is_ in told.items():
         words = [word.replace(was, is_) for word in words]
