@@ -103,7 +103,7 @@ class Cluster:
                 pod not in {one["metadata"]["name"] for one in self.pods()}
                 and len(self.ready()) == before
             ),
-            120,
+            180,
         )
 
     def until(self, true: Callable[[], object], seconds: float) -> Any:

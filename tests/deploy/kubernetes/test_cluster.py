@@ -42,7 +42,7 @@ def test_a_rolling_update_under_load_loses_nothing(released: Cluster, fake, visi
     before = released.ready()
     with visited(released.open_door()) as seen:
         released.upgrade(CPU, SMALL, of(fake, "other"))
-        released.until(lambda: len(released.pods()) == 2, 60)
+        released.until(lambda: len(released.pods()) == 2, 180)
     assert seen.lost == []
     assert seen.whole > 10
     assert set(released.ready()).isdisjoint(before)
@@ -127,7 +127,7 @@ def test_a_rolling_update_of_the_baked_image_loses_nothing(
         with visited(url, clients=2) as seen:
             again = {"appliance": {"annotations": {"turn": "2"}}}
             cluster.upgrade(*values, again, timeout=APPLIANCE_SECONDS)
-            cluster.until(lambda: len(cluster.pods()) == 2, 120)
+            cluster.until(lambda: len(cluster.pods()) == 2, 180)
             assert set(cluster.ready()).isdisjoint(before)
         with urllib.request.urlopen(f"{url}/variant", timeout=60) as answer:
             cache = json.load(answer)["engine"]["compile_cache"]
