@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from bake.image.make import tag
 from bake.image.run import Asked, Image, argv
 from experiments.record import Record, check_writable, folder_of, now, this_machine, typed
 from scripts.options import add_axes
+from scripts.served import free_port
 from scripts.starts import (
     DEADLINE_SECONDS,
     IDLE,
@@ -218,13 +218,6 @@ def _copied(copy: Path) -> None:
 def at(port: int) -> http.client.HTTPConnection:
     """A connection to a port of this machine."""
     return http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_SECONDS)
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 def summary(samples: Sequence[dict[str, Any]], layers: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -60,7 +61,7 @@ class Served:
 
     def stop(self) -> int:
         """SIGTERM; the gateway's exit status once it is gone."""
-        return _end(self.process)
+        return end(self.process)
 
 
 @dataclass
@@ -123,7 +124,7 @@ def start(settings: Mapping[str, str], folder: Path) -> Served:
         while not (running := starting.ready()):
             time.sleep(POLL_SECONDS)
     except BaseException:
-        _end(starting.process)
+        end(starting.process)
         raise
     return running
 
@@ -156,7 +157,7 @@ def several(
         try:
             yield _all_ready(each, folder, at_once, time.monotonic() + seconds, begun)
         finally:
-            _end(*(one.process for one in begun))
+            end(*(one.process for one in begun))
 
 
 def _all_ready(
@@ -230,19 +231,29 @@ def post(url: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
-def _end(*processes: "subprocess.Popen[bytes]") -> int:
-    """Told to end at once, waited for one after the other; the last one's exit status."""
+def end(*processes: "subprocess.Popen[bytes]", seconds: float = STOP_SECONDS) -> int:
+    """Told to end at once, waited for one after the other; the last one's exit status. One that is
+    not gone in so many seconds is killed.
+    """
     status = 0
     for process in processes:
         process.terminate()
     for process in processes:
         try:
-            status = process.wait(STOP_SECONDS)
+            status = process.wait(seconds)
         except subprocess.TimeoutExpired:
             # Its keeper ends the engine when the gateway is gone, however it went.
             process.kill()
             status = process.wait()
     return status
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        return port
 
 
 def _is_ready(url: str) -> bool:

@@ -1,6 +1,5 @@
 """vLLM's own router before appliances, in the environment that ``make router`` makes."""
 
-import socket
 import subprocess
 import time
 import urllib.request
@@ -8,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from scripts.served import end, free_port
 from serve.settings import REPOSITORY
 
 PROGRAM = REPOSITORY / ".cache" / "router" / "bin" / "vllm-router"
@@ -36,8 +36,8 @@ def running(words: Sequence[str], log: Path) -> Iterator[str]:
     :raises NoRouter: it is not installed, or does not answer in time.
     """
     check()
-    port = _free_port()
-    here = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(_free_port())]
+    port = free_port()
+    here = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port())]
     with log.open("wb") as out:
         process = subprocess.Popen(
             [str(PROGRAM), *words, *here],
@@ -50,12 +50,7 @@ def running(words: Sequence[str], log: Path) -> Iterator[str]:
         _until_ready(process, url, log)
         yield url
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, seconds=STOP_SECONDS)
 
 
 def check() -> None:
@@ -91,10 +86,3 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port

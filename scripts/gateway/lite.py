@@ -7,7 +7,6 @@ what its documentation has for speed, and less than anybody would run.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from scripts.gateway.costs import Processes
 from scripts.gateway.systems import System
 from scripts.gateway.upstream import MODEL
-from scripts.served import NotServed
+from scripts.served import NotServed, free_port
 from serve.settings import REPOSITORY
 
 NAME = "litellm"
@@ -109,13 +108,6 @@ def configuration(upstream: str) -> dict[str, object]:
         "model_list": [{"model_name": MODEL, "litellm_params": there}],
         "litellm_settings": {"telemetry": False, "num_retries": 0, "callbacks": []},
     }
-
-
-def free_port() -> int:
-    """One that nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def until_alive(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -40,6 +39,7 @@ from scripts.gateway.asking import (
 from scripts.gateway.line import Answer, Line
 from scripts.gateway.stand import NOTHING, Stand, stand_of
 from scripts.gateway.verdict import NO_ANSWER, WHOLE, Counts
+from scripts.served import free_port
 from serve import keyring
 from serve.keeper import descendants
 from serve.keys import digest_of, new_secret
@@ -322,13 +322,6 @@ def gone(process: "subprocess.Popen[bytes]") -> None:
         for pid in below:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def key_file(path: Path, **facts: int) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from scripts.gateway.costs import Processes
 from scripts.gateway.upstream import LISTENING
-from scripts.served import POLL_SECONDS, NotServed, Starting
+from scripts.served import POLL_SECONDS, NotServed, Starting, end
 from serve.settings import BARE, PREFIX, REPOSITORY
 
 DIRECT, OURS = "direct", "preheat"
@@ -70,12 +70,7 @@ def gateway(
             System(OURS, running.url, Processes(process.pid, engine)),
         )
     finally:
-        process.terminate()
-        try:
-            process.wait(START_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, seconds=START_SECONDS)
 
 
 def begin(settings: Mapping[str, str], folder: Path, port: int) -> Starting:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.served import Served, served
+from scripts.served import Served, free_port, served
 from tests.deploy.shipped import CONFIG, RULES, read
 from tests.deploy.visitors import CLIENTS, Seen, visitors
 
@@ -127,14 +126,9 @@ def found(program: str) -> str:
     return path
 
 
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
-
-
-def until(true: Callable[[], object], seconds: float, log: Callable[[], str]) -> None:
+def until(
+    true: Callable[[], object], seconds: float = 60, log: Callable[[], str] = lambda: ""
+) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:

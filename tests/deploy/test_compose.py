@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from scripts.served import free_port
 from serve import __version__
 from serve.settings import REPOSITORY, Settings
-from tests.deploy.conftest import Prometheus, free_port, say, until
+from tests.deploy.conftest import Prometheus, say, until
 from tests.deploy.shipped import COMPOSE, COMPOSE_GPU, alerts, read
 
 STAND_IN = REPOSITORY / "tests" / "deploy" / "prometheus.Dockerfile"

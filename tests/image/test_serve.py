@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 from openai import OpenAI
 
-from tests.deploy.conftest import free_port
+from scripts.served import free_port
 from tests.image.appliances import START_SECONDS
 from tests.image.checkouts import HERE, VARIANT
 

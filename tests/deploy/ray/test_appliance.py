@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from scripts.served import free_port
 from serve.keeper import descendants
 from serve.settings import REPOSITORY
-from tests.deploy.conftest import free_port
+from tests.deploy.conftest import until
 from tests.deploy.visitors import NotWhole, ask, said
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -103,13 +104,6 @@ def on_ray(arguments: dict[str, Any], folder: Path) -> Iterator[Ray]:
 def gateways(replica: int) -> list[int]:
     """The gateway's processes of one replica, and the engine's."""
     return list(descendants(replica))
-
-
-def until(true: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(
