@@ -36,6 +36,7 @@ EXAMPLES = """examples:
   preheat image export --out cache_import.tar.zst
   preheat image import cache_import.tar.zst    the same image on a machine without the GPU
   preheat image run seq8-best --port 8001
+  preheat image bake /srv/models/tiny-raw seq8-best   for weights that are mounted, not built in
 
 IMAGE names the image (preheat), BASE_IMAGE what it stands on, BUILD_NETWORK the network that
 builds get wheels by; PIP_INDEX_URL, PIP_EXTRA_INDEX_URL and PIP_FIND_LINKS say where from.
@@ -49,6 +50,8 @@ NAME = re.compile(
     rf"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?{PART}(?:/{PART})*(?::[A-Za-z0-9_][\w.-]{{0,127}})?"
 )
 ARCHIVE = Path("cache_import.tar.zst")
+# As the Helm chart has it.
+MOUNT = "/opt/preheat/blobs"
 # Before any key is asked for: caches of all variants are megabytes on a CPU, and a GPU's may be
 # hundreds of times as large.
 LIMITS = Limits(total_bytes=16 * 1024**3)
@@ -82,6 +85,10 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, default=ARCHIVE, help=f"the archive ({ARCHIVE})")
     verify = _verb(verbs, "verify", _verify, "prove an image: read-only, offline, nothing compiled")
     verify.add_argument("variants", nargs="*", metavar="VARIANT", help="all of its own if none")
+    bake = _verb(verbs, "bake", _bake, "bake for weights that are mounted, beside them")
+    bake.add_argument("folder", type=Path, help="a raw blob or a checkpoint; its parent is mounted")
+    bake.add_argument("variants", nargs="+", metavar="VARIANT", help="folders of experiments/")
+    bake.add_argument("--mount", default=MOUNT, help=f"where containers have that parent ({MOUNT})")
     _verb(verbs, "layers", _layers, "what it weighs, layer by layer")
     for name, act, sentence in (
         ("runtime", _runtime, "print 'docker' or 'local': what `make serve` will take, and why"),
@@ -295,6 +302,22 @@ def _verify(parsed: argparse.Namespace) -> int:
         return 0
     print("\n".join(one.sentence() for one in done))
     print(f"{image}: {size / 1e6:.0f} MB, weights and caches as they were built")
+    return 0
+
+
+def _bake(parsed: argparse.Namespace) -> int:
+    from bake.image import daemon, mounted
+
+    wanted = _wanted(parsed, parsed.variants)
+    given = mounted.check(parsed.folder, parsed.mount, _settings(parsed, os.environ).experiments)
+    with daemon.engine() as client, shown() as progress:
+        roots = mounted.bake(client, wanted, given, Timer(progress))
+    if parsed.json:
+        model = given.options["environment"]["MODEL"]
+        told = {"roots": [*map(str, roots)], "folder": str(given.folder), "model": model}
+        print(json.dumps(told, indent=2))
+        return 0
+    print("\n".join(f"wrote {root}" for root in roots))
     return 0
 
 

@@ -66,16 +66,29 @@ def is_current(root: Path, key: str) -> bool:
         return False
 
 
-def bake(  # noqa: PLR0913 - where, what, and for whom
-    client: DockerClient, baker: str, root: Path, key: str, device: str, progress: Progress
+def keep_key(root: Path, key: str) -> None:
+    """Remember what ``root`` was baked from."""
+    _key_file(root).write_text(key, encoding="utf-8")
+
+
+def bake(
+    client: DockerClient,
+    baker: str,
+    root: Path,
+    device: str,
+    progress: Progress,
+    **options: Any,
 ) -> None:
     """Bake the variant that ``root`` is named after in a container of ``baker``, into ``root``.
+
+    ``options`` are the container's besides: what is mounted, what is said.
 
     :raises BakeError: with the last lines of the bake that failed. What stood there still does.
     """
     name = "/".join(root.parts[-3:])
     command = ["bake", "cache", root.name]
-    with container(client, baker, command=command, device_requests=devices(device)) as one:
+    given = {"command": command, "device_requests": devices(device), **options}
+    with container(client, baker, **given) as one:
         one.start()
         tail = _follow(one.logs(stream=True, follow=True), progress)
         if status := end(one):
@@ -84,7 +97,6 @@ def bake(  # noqa: PLR0913 - where, what, and for whom
                 + "\n".join(f"  | {line}" for line in tail)
             )
         receive(one, f"{IN_IMAGE}/{name}", root)
-    _key_file(root).write_text(key, encoding="utf-8")
 
 
 def receive(one: Any, path: str, root: Path) -> None:

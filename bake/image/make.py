@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from docker import DockerClient
@@ -104,19 +105,11 @@ def make(client: DockerClient, wanted: Wanted, timer: Timer) -> Made:
 
     :raises BakeError: naming the stage and what stopped it. No tag has moved.
     """
-    known = daemon.facts(client)
-    if wanted.archive is None:
-        daemon.check_device(known, wanted.device)
-    with tree.locked(wanted.repository / WORK / "build"):
-        sweep(client)
-        before = _found(client, wanted.tag)
-        # The weights lie in a layer, and until then in what the builder was sent.
-        needed = AGAIN_BYTES if before else FRESH_BYTES[wanted.device]
-        daemon.check_room(known, needed + 2 * wanted.weight_bytes)
+    with building(client, wanted) as known:
         # Before anything is built: a file that is no archive should not show after minutes.
         imported = _imported(wanted, timer) if wanted.archive is not None else {}
         with timer.phase("build what bakes"):
-            baker = _build(client, wanted, "baker", known, {}, {}, timer)
+            baker = stage(client, wanted, "baker", known, timer)
             with container(client, baker) as one:
                 held = below(one, verify.WEIGHTS)
                 digests = {"weights": over(held), "code": digest(one, verify.CODE)}
@@ -129,7 +122,7 @@ def make(client: DockerClient, wanted: Wanted, timer: Timer) -> Made:
             roots, baked, said = _baked(client, wanted, baker, served, timer)
         with timer.phase("build the image"):
             labels = _labels(wanted, said, roots, digests, served)
-            image = _build(client, wanted, "appliance", known, roots, labels, timer)
+            image = stage(client, wanted, "appliance", known, timer, roots, labels)
         with _unless_proven(client, image):
             verified = _verified(client, wanted, image, known, timer)
         _tag(client, image, wanted.tag)
@@ -139,15 +132,36 @@ def make(client: DockerClient, wanted: Wanted, timer: Timer) -> Made:
     return Made(built.id, wanted.tag, size, baked, tuple(verified), timer.seconds)
 
 
-def _build(  # noqa: PLR0913 - what, where, and for whom
+@contextmanager
+def building(client: DockerClient, wanted: Wanted) -> Iterator[daemon.Facts]:
+    """Within: the only build of this checkout, on a device that it is for and a disk with room.
+
+    :raises BakeError: another is at work, or what is not as it must be.
+    """
+    known = daemon.facts(client)
+    if wanted.archive is None:
+        daemon.check_device(known, wanted.device)
+    with tree.locked(wanted.repository / WORK / "build"):
+        sweep(client)
+        # The weights lie in a layer, and until then in what the builder was sent.
+        needed = AGAIN_BYTES if _found(client, wanted.tag) else FRESH_BYTES[wanted.device]
+        daemon.check_room(known, needed + 2 * wanted.weight_bytes)
+        yield known
+
+
+def stage(  # noqa: PLR0913 - what, where, and for whom
     client: DockerClient,
     wanted: Wanted,
-    stage: str,
+    name: str,
     known: daemon.Facts,
-    roots: Mapping[str, Path],
-    labels: Mapping[str, str],
     timer: Timer,
+    roots: Mapping[str, Path] = MappingProxyType({}),
+    labels: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
+    """The id of one of the Dockerfile's stages, built or found in the builder's cache.
+
+    :raises BakeError: with the step that failed, and its last words.
+    """
     arguments = {
         "BASE_IMAGE": wanted.base,
         "TARGET": wanted.device,
@@ -160,8 +174,8 @@ def _build(  # noqa: PLR0913 - what, where, and for whom
     files = context.files(wanted.repository, sorted(set(wanted.weights.values())), roots)
     # Copied each by its name, whether or not a variant serves what is in it.
     folders = (f"weights/{wanted.own}", "weights/derived")
-    recipe = build.Recipe(stage, arguments, files, network, labels, folders)
-    log = wanted.repository / WORK / f"{stage}.log"
+    recipe = build.Recipe(name, arguments, files, network, labels, folders)
+    log = wanted.repository / WORK / f"{name}.log"
     return build.build(client, recipe, log, timer.progress)
 
 
@@ -183,7 +197,8 @@ def _baked(
             timer.progress.say(f"  {variant}: baked before from the same inputs, used again")
         else:
             with timer.phase(f"bake {variant}"):
-                bakery.bake(client, baker, root, key, wanted.device, timer.progress)
+                bakery.bake(client, baker, root, wanted.device, timer.progress)
+                bakery.keep_key(root, key)
             baked.append(variant)
         roots[name] = root
     return roots, tuple(baked), next(iter(told.values()))

@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from typing import Any
 
 import helm_python as helm
 import pytest
@@ -12,6 +13,7 @@ from tests.deploy.kubernetes.cluster import NAME, NAMESPACE, VARIANT, Cluster, g
 from tests.deploy.kubernetes.conftest import SMALL, of
 from tests.deploy.router.manifest import container
 from tests.deploy.visitors import ask, said
+from tests.image.checkouts import HERE
 
 pytestmark = [pytest.mark.k8s, pytest.mark.docker, pytest.mark.timeout(1800)]
 
@@ -129,8 +131,7 @@ def test_a_rolling_update_of_the_baked_image_loses_nothing(
             cluster.upgrade(*values, again, timeout=APPLIANCE_SECONDS)
             cluster.until(lambda: len(cluster.pods()) == 2, 180)
             assert set(cluster.ready()).isdisjoint(before)
-        with urllib.request.urlopen(f"{url}/variant", timeout=60) as answer:
-            cache = json.load(answer)["engine"]["compile_cache"]
+        cache = variant_of(url)["engine"]["compile_cache"]
         for name in ("compiled", "loaded"):
             record_property(name, cache[name])
     finally:
@@ -139,3 +140,32 @@ def test_a_rolling_update_of_the_baked_image_loses_nothing(
     assert seen.whole > 10
     assert (cache["compiled"], cache["refused"]) == (0, [])
     assert cache["loaded"] > 0
+
+
+def test_a_blob_of_the_node_is_served_from_what_was_baked_for_it(cluster: Cluster, image, tmp_path):
+    """The image holds neither: weights and caches lie in a folder of the node."""
+    tmp_path.chmod(0o755)
+    for words in (
+        ("bake", "pack", "tiny", "--codec", "raw", "--out", str(tmp_path / "lean")),
+        ("image", "bake", str(tmp_path / "lean"), VARIANT),
+    ):
+        done = HERE.preheat(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+    lean = {"appliance": {"replicas": 1, "blobs": {"node": str(tmp_path), "serve": "lean"}}}
+    try:
+        values = (CPU, SMALL, of(*image.rsplit(":", 1)), APPLIANCE, lean)
+        cluster.install(*values, timeout=APPLIANCE_SECONDS)
+        url = cluster.open_door()
+        served = variant_of(url)
+        ask(url, said("lean", "hello", stream=True, tokens=4))
+    finally:
+        cluster.uninstall()
+    assert served["model"]["blob"]["codec"] == "raw"
+    cache = served["engine"]["compile_cache"]
+    assert (cache["compiled"], cache["refused"]) == (0, [])
+    assert cache["loaded"] > 0
+
+
+def variant_of(url: str) -> Any:
+    with urllib.request.urlopen(f"{url}/variant", timeout=60) as answer:
+        return json.load(answer)
