@@ -231,17 +231,19 @@ def checked(record: Record, curve: Curve) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for cell in sorted({one["cell"] for one in samples if one["cell"].startswith("r")}):
         rate = float(cell[1:])
-        wholes = [n / 1000 for s in samples if s["cell"] == cell for n in numbers(s["latency_ms"])]
-        firsts = [n / 1000 for s in samples if s["cell"] == cell for n in numbers(s["ttft_ms"])]
+        asked = [one for one in samples if one["cell"] == cell]
+        wholes = [n / 1000 for one in asked for n in numbers(one["latency_ms"])]
+        firsts = [n / 1000 for one in asked for n in numbers(one["ttft_ms"])]
         found, ran = line(curve, rate), simulate(curve, Load(rate, SIMULATED_SECONDS, tokens))
         rows.append(
             {
                 "requests_per_s": rate,
                 "requests": len(wholes),
-                "measured_s": round(statistics.mean(wholes), 3),
+                "failed": sum(len(one["latency_ms"].split()) for one in asked) - len(wholes),
+                "measured_s": round(statistics.mean(wholes), 3) if wholes else None,
                 "formula_s": round(found.seconds, 3) if found else None,
                 "simulated_s": round(statistics.mean(one.ended - one.came for one in ran), 3),
-                "measured_first_s": round(statistics.mean(firsts), 4),
+                "measured_first_s": round(statistics.mean(firsts), 4) if firsts else None,
                 "simulated_first_s": round(statistics.mean(one.first - one.came for one in ran), 4),
             }
         )

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scripts.latency.samples import NOTHING
+
 
 class NoCurve(ValueError):
     """The record holds no closed loop of the variant; the text says what was looked for."""
@@ -100,7 +102,7 @@ def read(record: Mapping[str, Any], variant: str) -> Curve:
     loops: dict[int, list[Mapping[str, Any]]] = {}
     for sample in record.get("samples", ()):
         cell = str(sample.get("cell", ""))
-        if sample.get("variant") == variant and cell.startswith("c"):
+        if sample.get("variant") == variant and cell.startswith("c") and numbers(sample["ttft_ms"]):
             loops.setdefault(int(cell[1:]), []).append(sample)
     if not loops:
         raise NoCurve(f"no closed loop of {variant}: expected samples of cells c1, c2, …")
@@ -114,8 +116,8 @@ def read(record: Mapping[str, Any], variant: str) -> Curve:
 
 
 def numbers(text: str) -> list[float]:
-    """Samples as records hold them: numbers with blanks between."""
-    return [float(word) for word in text.split()]
+    """A column of a sample: one number a request, less those that failed."""
+    return [float(word) for word in text.split() if word != NOTHING]
 
 
 def _state(at_once: int, samples: list[Mapping[str, Any]]) -> State:

@@ -11,6 +11,7 @@ from tests.scripts.fleet.curves import flat
 from tests.scripts.fleet.test_curve import RECORD
 
 GATEWAY = REPOSITORY / "experiments/measurements/gateway_2026-11-22T171824Z.json"
+OVERLOADED = RECORD.with_name("latency_2026-11-23T002407Z.json")
 STILL = Growth(0, 10, 15)
 
 
@@ -71,6 +72,13 @@ def test_formula_and_simulation_stand_beside_what_was_measured(capsys):
         assert row["simulated_s"] == pytest.approx(row["formula_s"], rel=0.1)
         # Few requests on a shared machine: the order of magnitude, not the pace.
         assert row["measured_s"] == pytest.approx(row["formula_s"], rel=0.3)
+
+
+def test_more_than_a_replica_bears_has_no_formula_and_what_failed_is_counted(capsys):
+    assert main([str(OVERLOADED), "--check", "--json"]) == 0
+    for row in json.loads(capsys.readouterr().out):
+        assert row["formula_s"] is None
+        assert row["failed"] > 0
 
 
 @pytest.mark.parametrize(

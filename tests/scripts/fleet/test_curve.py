@@ -44,3 +44,13 @@ def test_longer_prompts_take_longer_to_the_first_token_and_longer_answers_to_the
 def test_a_variant_that_was_not_measured_is_told(record, variant):
     with pytest.raises(NoCurve, match="no closed loop of"):
         read(record, variant)
+
+
+def test_a_request_that_failed_is_in_no_column(record):
+    curve = read(record, "seq8-best")
+    failed = [
+        one | {name: f"- {one[name]}" for name in ("ttft_ms", "latency_ms", "tokens")}
+        for one in record["samples"]
+    ]
+    none = failed[0] | {"variant": "seq8-best", "cell": "c16", "ttft_ms": "- -"}
+    assert read({"samples": [*failed, none]}, "seq8-best") == curve
