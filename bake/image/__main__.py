@@ -313,8 +313,7 @@ def _bake(parsed: argparse.Namespace) -> int:
     with daemon.engine() as client, shown() as progress:
         roots = mounted.bake(client, wanted, given, Timer(progress))
     if parsed.json:
-        model = given.options["environment"]["MODEL"]
-        told = {"roots": [*map(str, roots)], "folder": str(given.folder), "model": model}
+        told = {"roots": [*map(str, roots)], "folder": str(given.folder), "model": given.served}
         print(json.dumps(told, indent=2))
         return 0
     print("\n".join(f"wrote {root}" for root in roots))

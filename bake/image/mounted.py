@@ -42,11 +42,16 @@ class Mounted:
         return self.model.parent
 
     @property
+    def served(self) -> str:
+        """What ``MODEL`` says of it in a container."""
+        return f"{self.mount.rstrip('/')}/{self.model.name}"
+
+    @property
     def options(self) -> dict[str, Any]:
         """For a container that bakes: it reads the weights; what it makes is fetched from it."""
         return {
             "volumes": {str(self.folder): {"bind": self.mount, "mode": "ro"}},
-            "environment": {"MODEL": f"{self.mount.rstrip('/')}/{self.model.name}"},
+            "environment": {"MODEL": self.served},
         }
 
     def root(self, target: str, variant: str) -> Path:

@@ -1,13 +1,13 @@
 """The chart on a real cluster: no accepted request is lost, whatever pods come and go."""
 
 import json
-import urllib.request
 from typing import Any
 
 import helm_python as helm
 import pytest
 
 from scripts.fleet.router import running
+from scripts.served import get as get_body
 from tests.deploy.kubernetes.charts import CPU, RELEASE
 from tests.deploy.kubernetes.cluster import NAME, NAMESPACE, VARIANT, Cluster, get, kubectl
 from tests.deploy.kubernetes.conftest import SMALL, of
@@ -167,5 +167,4 @@ def test_a_blob_of_the_node_is_served_from_what_was_baked_for_it(cluster: Cluste
 
 
 def variant_of(url: str) -> Any:
-    with urllib.request.urlopen(f"{url}/variant", timeout=60) as answer:
-        return json.load(answer)
+    return json.loads(get_body(f"{url}/variant"))
